@@ -1,0 +1,147 @@
+"""Batch: rows as equal-length NumPy columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Batch:
+    """Rows as columns; immutable by convention: a stage returns a new Batch.
+
+    `columns[name]` has its rows on the last axis: shape (n,), or (2, n) for
+    addresses (see `schema`). `valid[name]`, where present, is a bool array of
+    shape (n,) that is False where the value is unknown; a column that is
+    unknown in every row is left out. A column may be a read-only broadcast of
+    one value, so write into a column only after copying it.
+    """
+
+    __slots__ = ("columns", "length", "valid")
+
+    def __init__(
+        self,
+        columns: Mapping[str, Array],
+        length: int | None = None,
+        valid: Mapping[str, Array] | None = None,
+    ) -> None:
+        self.columns: dict[str, Array] = dict(columns)
+        self.valid: dict[str, Array] = dict(valid or {})
+        if length is None:
+            length = next((a.shape[-1] for a in self.columns.values()), 0)
+        self.length = length
+        for name, values in (*self.columns.items(), *self.valid.items()):
+            if values.shape[-1] != length:
+                raise ValueError(f"column {name}: {values.shape[-1]} rows, not {length}")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def __getitem__(self, name: str) -> Array:
+        return self.columns[name]
+
+    def __repr__(self) -> str:
+        return f"Batch({self.length} rows: {', '.join(self.columns)})"
+
+    def take(self, rows: Array) -> Self:
+        """The rows at these positions (integers) or where True (bool)."""
+        length = int(np.count_nonzero(rows)) if rows.dtype == np.bool_ else len(rows)
+        if rows.dtype == np.bool_ and length == self.length:
+            return self
+
+        def pick(values: Array) -> Array:
+            if is_constant(values):
+                return np.broadcast_to(values[..., :1], (*values.shape[:-1], length))
+            return values[..., rows]
+
+        return type(self)(
+            {name: pick(values) for name, values in self.columns.items()} if self.length else self.columns,
+            length,
+            {name: pick(values) for name, values in self.valid.items()} if self.length else self.valid,
+        )
+
+    def with_columns(self, columns: Mapping[str, Array], valid: Mapping[str, Array] | None = None) -> Self:
+        """This batch with some columns added or replaced (a replaced column loses its old validity)."""
+        kept = {name: mask for name, mask in self.valid.items() if name not in columns}
+        return type(self)({**self.columns, **columns}, self.length, {**kept, **(valid or {})})
+
+    def select(self, names: Iterable[str]) -> Self:
+        """Only these columns, where present."""
+        wanted = [name for name in names if name in self.columns]
+        return type(self)(
+            {name: self.columns[name] for name in wanted},
+            self.length,
+            {name: self.valid[name] for name in wanted if name in self.valid},
+        )
+
+    def is_known(self, name: str) -> Array:
+        """Bool array (n,): where the column's value is known."""
+        if name not in self.columns:
+            return np.broadcast_to(np.False_, (self.length,))
+        return self.valid.get(name, np.broadcast_to(np.True_, (self.length,)))
+
+    def total(self, name: str) -> int:
+        """Exact sum of an integer column over the rows where it is known."""
+        if name not in self.columns:
+            return 0
+        values = self.columns[name]
+        if name in self.valid:
+            values = values[self.valid[name]]
+        if is_constant(values):
+            return int(values[0]) * len(values)
+        # Two halves, so that no sum of 64-bit counters can wrap.
+        low = int((values & values.dtype.type(0xFFFFFFFF)).sum(dtype=np.uint64))
+        return low + (int((values >> values.dtype.type(32)).sum(dtype=np.uint64)) << 32)
+
+    @property
+    def record_count(self) -> int:
+        """Flow records these rows stand for: the sum of `records`, or one a row."""
+        return self.total("records") if "records" in self.columns else self.length
+
+    @classmethod
+    def concat(cls, batches: Sequence[Self]) -> Self:
+        """All rows in order; a column that some batches lack is unknown in their rows."""
+        batches = [b for b in batches if b.length]
+        if not batches:
+            return cls({})
+        if len(batches) == 1:
+            return batches[0]
+        length = sum(b.length for b in batches)
+        columns: dict[str, Array] = {}
+        valid: dict[str, Array] = {}
+        for name in dict.fromkeys(name for b in batches for name in b.columns):
+            columns[name] = _concat_column([b.columns.get(name) for b in batches], [b.length for b in batches])
+            if any(name not in b.columns or name in b.valid for b in batches):
+                valid[name] = np.concatenate([b.is_known(name) for b in batches])
+        return cls(columns, length, valid)
+
+
+def is_constant(values: Array) -> bool:
+    """Whether the column is a broadcast of one value (cheap: looks at the stride only)."""
+    return values.shape[-1] > 0 and values.strides[-1] == 0
+
+
+def constant(value: Any, length: int, dtype: npt.DTypeLike) -> Array:
+    """A column of `length` rows that all hold `value`, in the memory of one."""
+    scalar = np.asarray(value, dtype)
+    return np.broadcast_to(scalar[..., None], (*scalar.shape, length))
+
+
+def _concat_column(parts: Sequence[Array | None], lengths: Sequence[int]) -> Array:
+    model = next(p for p in parts if p is not None)
+    if all(p is not None and is_constant(p) for p in parts):
+        firsts = np.stack([p[..., 0] for p in parts if p is not None])
+        if bool((firsts == firsts[0]).all()):
+            return np.broadcast_to(model[..., :1], (*model.shape[:-1], sum(lengths)))
+    filled = [
+        p if p is not None else np.zeros((*model.shape[:-1], n), model.dtype)
+        for p, n in zip(parts, lengths, strict=True)
+    ]
+    return np.concatenate(filled, axis=-1)

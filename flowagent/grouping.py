@@ -1,0 +1,72 @@
+"""Group rows by the exact value of some columns: the one group-by of the agent.
+
+Hash the columns, put the hash's high bits and the row number into one uint64,
+sort that (NumPy's vectorised sort on plain integers is several times faster
+than any argsort), and split runs of equal hashes where the true values differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flowagent.batch import Array, is_constant
+
+_U64 = np.uint64
+# Random and odd: the top bits of sum(column * multiplier) are a universal hash
+# that nobody outside can aim at. Results never depend on the values drawn.
+_MULTIPLIERS = np.random.default_rng().integers(0, 2**63, 64, np.uint64) * _U64(2) + _U64(1)
+
+
+class Groups(NamedTuple):
+    """`order` (n,) intp: rows sorted so that equal ones are neighbours; `starts` (g,) intp: where each group begins in it.
+
+    Within a group rows keep their order. Crafted hash collisions could at worst
+    make one value appear as two groups; two values never share a group.
+    """
+
+    order: Array
+    starts: Array
+
+    @property
+    def first(self) -> Array:
+        """The first row of each group."""
+        return self.order[self.starts]
+
+    def sizes(self) -> Array:
+        """Rows in each group, int64."""
+        return np.diff(self.starts, append=len(self.order))
+
+
+def group_rows(columns: Sequence[Array]) -> Groups:
+    """Group by the tuple of these 1-D integer or bool columns of equal length."""
+    n = len(columns[0])
+    varying = [c for c in columns if not _all_equal(c)]
+    if not varying or n <= 1:
+        return Groups(np.arange(n), np.zeros(min(n, 1), np.intp))
+    if len(varying) > len(_MULTIPLIERS):
+        raise ValueError(f"at most {len(_MULTIPLIERS)} columns can be grouped by, not {len(varying)}")
+    hashes = np.multiply(varying[0], _MULTIPLIERS[0], dtype=_U64, casting="unsafe")
+    for column, multiplier in zip(varying[1:], _MULTIPLIERS[1:], strict=False):
+        hashes += np.multiply(column, multiplier, dtype=_U64, casting="unsafe")
+    bits = _U64((n - 1).bit_length())
+    mask = (_U64(1) << bits) - _U64(1)
+    packed = hashes
+    packed &= ~mask
+    packed |= np.arange(n, dtype=_U64)
+    packed.sort()
+    order = (packed & mask).astype(np.intp)
+    packed >>= bits
+    differs = packed[1:] != packed[:-1]
+    for column in varying:
+        values = column[order]
+        differs |= values[1:] != values[:-1]
+    starts = np.flatnonzero(differs)
+    starts += 1
+    return Groups(order, np.concatenate([np.zeros(1, np.intp), starts]))
+
+
+def _all_equal(column: Array) -> bool:
+    return is_constant(column) or bool((column == column[:1]).all())

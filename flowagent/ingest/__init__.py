@@ -1,0 +1,1 @@
+"""Sources (where datagrams come from) and decoders (what they say)."""

@@ -1,0 +1,65 @@
+"""Datagrams: what a source hands to the decoder, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from flowagent.addresses import address_words
+from flowagent.batch import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Datagrams:
+    """k export datagrams in order of arrival, all in one buffer.
+
+    data         (bytes,) uint8: the buffer; the source may write it anew after the decoder returned
+    offset       (k,) int64: where each payload begins in `data`
+    length       (k,) int64: its bytes
+    exporter     (2, k) uint64: the sender's address, IPv4 as ::ffff:a.b.c.d
+    port         (k,) uint16: the sender's port
+    received_ns  (k,) int64: when it was taken from the kernel, or the capture's time stamp
+    """
+
+    data: Array
+    offset: Array
+    length: Array
+    exporter: Array
+    port: Array
+    received_ns: Array
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def payload(self, i: int) -> bytes:
+        """A copy of one payload."""
+        start = int(self.offset[i])
+        return self.data[start : start + int(self.length[i])].tobytes()
+
+    @classmethod
+    def of(
+        cls,
+        payloads: Sequence[bytes],
+        *,
+        exporter: str | Sequence[str] = "192.0.2.1",
+        port: int | Sequence[int] = 4444,
+        received_ns: int | Sequence[int] = 0,
+    ) -> Self:
+        """Datagrams from payloads held as bytes; one sender and time for all, or one each."""
+        k = len(payloads)
+        length = np.array([len(p) for p in payloads], np.int64)
+        exporters = [exporter] * k if isinstance(exporter, str) else exporter
+        words = {text: address_words(text) for text in set(exporters)}
+        return cls(
+            data=np.frombuffer(b"".join(payloads), np.uint8),
+            offset=np.concatenate([np.zeros(1, np.int64), np.cumsum(length)[:-1]])[:k],
+            length=length,
+            exporter=np.array([words[text] for text in exporters], np.uint64).reshape(k, 2).T.copy(),
+            port=np.full(k, port, np.uint16) if isinstance(port, int) else np.array(port, np.uint16),
+            received_ns=np.full(k, received_ns, np.int64)
+            if isinstance(received_ns, int)
+            else np.array(received_ns, np.int64),
+        )
