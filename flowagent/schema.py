@@ -11,8 +11,7 @@ Kinds and their arrays (n = rows of the batch):
     time   (n,)    int64, nanoseconds since 1970
     enum   (n,)    uint8, an index into `labels`
     text   (n,)    bytes ("S"), NUL-padded UTF-8
-    bytes  (n,)    void ("V"), printed as hexadecimal
-    bool   (n,)    bool
+    bytes  (n,)    Python bytes (dtype object), printed as hexadecimal
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["int", "addr", "mac", "time", "enum", "text", "bytes", "bool"]
+Kind = Literal["int", "addr", "mac", "time", "enum", "text", "bytes"]
 Merge = Literal["key", "sum", "min", "max", "or", "none"]
 
 

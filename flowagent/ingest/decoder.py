@@ -1,0 +1,142 @@
+"""The decoder: export datagrams of any protocol in, flow records as columns out.
+
+Sync, no I/O, no clock: time comes with the datagrams. Each protocol is a
+module with a class that has `feed(datagrams, rows)`; they share the `State`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from flowagent.batch import Array, Batch, constant
+from flowagent.ingest.datagrams import Datagrams
+from flowagent.ingest.exporters import Exporters
+from flowagent.ingest.fields import Values
+from flowagent.ingest.held import HeldSets
+from flowagent.ingest.ipfix import Ipfix
+from flowagent.ingest.netflow5 import NetFlow5
+from flowagent.ingest.netflow9 import NetFlow9
+from flowagent.ingest.rates import Overrides
+from flowagent.ingest.stats import Stats
+
+ORDER = "_order"
+"""Column by which rows sort into the order in which they stood on the wire, where it was asked for."""
+
+
+class ProtocolDecoder(Protocol):
+    """One export protocol."""
+
+    def feed(self, datagrams: Datagrams, rows: Array) -> None:
+        """Decode these datagrams (positions, in order of arrival) into `State.add`."""
+
+
+class Decoder:
+    """Decodes what one source received."""
+
+    def __init__(
+        self, *, wanted: Set[str] | None = None, ordered: bool = False, overrides: Overrides | None = None
+    ) -> None:
+        """`wanted`: the columns to decode, all where None. `ordered`: rows in their order on the wire (costs a sort)."""
+        self.stats = Stats()
+        self.exporters = Exporters(self.stats, overrides)
+        self.held = HeldSets()
+        self._state = State(self.stats, self.exporters, self.held, wanted, ordered=ordered)
+        fixed = NetFlow5(self._state)
+        self._decoders: dict[int, ProtocolDecoder] = {
+            1: fixed,
+            5: fixed,
+            7: fixed,
+            9: NetFlow9(self._state),
+            10: Ipfix(self._state),
+        }
+
+    def want(self, columns: Set[str] | None) -> None:
+        """Decode these columns from now on, all where None."""
+        self._state.wanted = columns
+
+    def feed(self, datagrams: Datagrams) -> Batch:
+        """The flow records of these datagrams; input that is wrong is counted in `stats`, never raised."""
+        long_enough = datagrams.length >= 4
+        rows = np.arange(len(datagrams)) if bool(long_enough.all()) else np.flatnonzero(long_enough)
+        if len(rows) < len(datagrams):
+            self.stats.datagrams["unknown"] += len(datagrams) - len(rows)
+            self.stats.error("unknown", "truncated", len(datagrams) - len(rows))
+        if not len(rows):
+            return Batch({})
+        versions = be16(datagrams.data, datagrams.offset[rows])
+        if bool((versions == versions[0]).all()):
+            self._route(int(versions[0]), datagrams, rows)
+        else:
+            for version in np.unique(versions).tolist():
+                self._route(version, datagrams, rows[versions == version])
+        return self._state.take()
+
+    def _route(self, version: int, datagrams: Datagrams, rows: Array) -> None:
+        decoder = self._decoders.get(version)
+        if decoder is not None:
+            decoder.feed(datagrams, rows)
+            return
+        if version == 0:
+            # sFlow's version is a 32-bit 5.
+            sflow = be16(datagrams.data, datagrams.offset[rows] + 2) == 5
+            self._unsupported("sflow5", "unsupported_protocol", int(sflow.sum()))
+            rows = rows[~sflow]
+        self._unsupported("unknown", "unknown_version", len(rows))
+
+    def _unsupported(self, protocol: str, reason: str, count: int) -> None:
+        if count:
+            self.stats.datagrams[protocol] += count
+            self.stats.error(protocol, reason, count)
+
+    def expire(self, now_ns: int) -> None:
+        """Let go of what is too old; call it now and then."""
+        self.stats.expired += self.held.expire(now_ns)
+        self.exporters.expire(now_ns)
+
+    def close(self) -> None:
+        """No more input: what still waits for a template has waited in vain."""
+        self.stats.expired += self.held.clear()
+
+
+def be16(data: Array, offset: Array) -> Array:
+    """Big-endian 16-bit numbers at these offsets, int64."""
+    return data[offset].astype(np.int64) << 8 | data[offset + 1]
+
+
+@dataclass(slots=True)
+class State:
+    """What the protocol decoders share: counters, exporters, held sets, and the rows of the datagrams being fed."""
+
+    stats: Stats
+    exporters: Exporters
+    held: HeldSets
+    wanted: Set[str] | None
+    ordered: bool = False
+    _parts: list[Batch] = field(default_factory=list)
+
+    def add(self, protocol: str, columns: dict[str, Values], length: int, order: Array | None = None) -> None:
+        """Take decoded rows; `order` sorts them among all rows of the datagrams being fed."""
+        data = {name: values.data for name, values in columns.items()}
+        valid = {name: values.known for name, values in columns.items() if values.known is not None}
+        data["records"] = constant(1, length, np.uint64)
+        if self.ordered and order is not None:
+            data[ORDER] = order
+        self.stats.records[protocol] += length
+        self._parts.append(Batch(data, length, valid))
+
+    def wants(self, column: str) -> bool:
+        """Whether the column is to be decoded."""
+        return self.wanted is None or column in self.wanted
+
+    def take(self) -> Batch:
+        """All rows added since the last time."""
+        batch = Batch.concat(self._parts)
+        self._parts = []
+        if ORDER in batch:
+            batch = batch.take(np.argsort(batch[ORDER], kind="stable"))
+            del batch.columns[ORDER]
+        return batch

@@ -1,0 +1,206 @@
+"""A template with every field's place known: turns records into columns.
+
+Records of one layout have equal length, so a column is a strided view of their
+bytes. A template with variable-length fields has one layout for each
+combination of lengths met (`records.py` sorts records by it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from flowagent.batch import Array
+from flowagent.elements import (
+    COLUMN,
+    ICMP_TYPE_CODE,
+    MPLS_TOP_LABEL,
+    REVERSE_PEN,
+    TIMES,
+    element,
+    extra_name,
+)
+from flowagent.ingest import fields as f
+from flowagent.ingest.templates import SCOPE_PEN, Template
+from flowagent.schema import COLUMNS
+
+SCOPE_NAMES = {1: "scopeSystem", 2: "scopeInterface", 3: "scopeLineCard", 4: "scopeCache", 5: "scopeTemplate"}
+_SYSTEM_INIT = "systemInitTimeMilliseconds"
+_TIME_ORDER = {key: rank for rank, key in enumerate(TIMES)}
+_ICMP_PROTOCOLS = (1, 58)
+_SWAPPED = {"src_addr": "dst_addr", "src_port": "dst_port", "src_mask": "dst_mask", "src_as": "dst_as",
+            "src_mac": "dst_mac", "in_if": "out_if", "vlan": "dst_vlan"}  # fmt: skip
+_REVERSE_NAME = {**_SWAPPED, **{b: a for a, b in _SWAPPED.items()}}
+_SHARED = ("proto", "start_ns", "end_ns", "ether_type", "observation_point", "flow_end_reason")
+
+
+class Piece(NamedTuple):
+    """Where one field lies in the record, and how to read it."""
+
+    offset: int
+    length: int
+    convert: f.Converter
+
+    def read(self, records: Array, head: f.Head) -> f.Values | None:
+        return self.convert(records[..., self.offset : self.offset + self.length], head)
+
+
+class Layout:
+    """Columns of the records of one template, given the length of every field."""
+
+    def __init__(self, template: Template, lengths: Sequence[int], prefixes: Sequence[int]) -> None:
+        """`lengths` and `prefixes`: each field's bytes, and how many bytes before it say its length."""
+        self._pieces: dict[str, list[Piece]] = {}
+        self._reverse: dict[str, list[Piece]] = {}
+        self._system_init: Piece | None = None
+        times: dict[tuple[bool, str], tuple[int, Piece]] = {}
+        offset = 0
+        for spec, length, prefix in zip(template.fields, lengths, prefixes, strict=True):
+            offset += prefix
+            if length:
+                self._place(spec.pen, spec.id, offset, length, times)
+            offset += length
+        self.record_length = offset
+        for (reverse, column), (_, piece) in times.items():
+            (self._reverse if reverse else self._pieces)[column] = [piece]
+
+    def _place(
+        self, pen: int, number: int, offset: int, length: int, times: dict[tuple[bool, str], tuple[int, Piece]]
+    ) -> None:
+        if pen == SCOPE_PEN:
+            name = SCOPE_NAMES.get(number, f"scope{number}")
+            self._pieces.setdefault(name, []).append(Piece(offset, length, f.converter("unsigned64", length)))
+            return
+        reverse = pen == REVERSE_PEN
+        key = (0, number) if reverse else (pen, number)
+        pieces = self._reverse if reverse else self._pieces
+        e = element(*key)
+        if key in TIMES:
+            rank, (column, encoding) = _TIME_ORDER[key], TIMES[key]
+            known = times.get((reverse, column))
+            if (known is None or rank < known[0]) and (length <= 8 or length == 16):
+                times[reverse, column] = (rank, Piece(offset, length, f.TIME_CONVERTERS[encoding]))
+            return
+        if key in ICMP_TYPE_CODE and length == 2:
+            pieces.setdefault("icmp_type", [Piece(offset, 1, f.unsigned("u1"))])
+            pieces.setdefault("icmp_code", [Piece(offset + 1, 1, f.unsigned("u1"))])
+            return
+        if key == MPLS_TOP_LABEL and length >= 3:
+            pieces.setdefault("mpls_label", []).append(Piece(offset, length, f.mpls_label))
+            return
+        column = COLUMN.get(key)
+        piece = Piece(offset, length, f.converter(e.type, length))
+        if column is not None:
+            read = _column_converter(column, length)
+            if read is not None and (column not in pieces or COLUMNS[column].kind == "addr"):
+                pieces.setdefault(column, []).append(Piece(offset, length, read))
+                return
+        if not reverse:
+            if e.name == _SYSTEM_INIT:
+                self._system_init = piece
+            pieces[_free_name(column or extra_name(e), pieces)] = [piece]
+
+    def columns(self, records: Array, head: f.Head, wanted: Set[str] | None) -> dict[str, f.Values]:
+        """Columns of `records`, uint8 (sets, records, record_length); only those in `wanted`, all where it is None."""
+        if self._system_init is not None:
+            head = self._own_boot_time(records, head)
+        return self._read(self._pieces, records, head, wanted)
+
+    def reverse_columns(self, records: Array, head: f.Head, wanted: Set[str] | None) -> dict[str, f.Values] | None:
+        """The other direction of biflow records as flows of their own (RFC 5103), or None where the template has none."""
+        if not self._reverse:
+            return None
+        back = self._read(self._reverse, records, head, wanted)
+        own = {_REVERSE_NAME.get(name, name) for name in wanted} if wanted is not None else None
+        forward = self._read(self._pieces, records, head, own)
+        for name, values in forward.items():
+            if name in _REVERSE_NAME:
+                back.setdefault(_REVERSE_NAME[name], values)
+            elif name in _SHARED:
+                back.setdefault(name, values)
+        return back
+
+    def _read(
+        self, pieces: dict[str, list[Piece]], records: Array, head: f.Head, wanted: Set[str] | None
+    ) -> dict[str, f.Values]:
+        out: dict[str, f.Values] = {}
+        for name, choices in pieces.items():
+            if wanted is not None and name not in wanted:
+                continue
+            values = choices[0].read(records, head)
+            for other in choices[1:]:
+                values = _coalesce(values, other.read(records, head))
+            if values is not None:
+                out[name] = values
+        if "icmp_type" in out or "icmp_code" in out:
+            self._only_icmp(out, pieces.get("proto") or self._pieces.get("proto"), records, head)
+        return out
+
+    @staticmethod
+    def _only_icmp(out: dict[str, f.Values], proto: list[Piece] | None, records: Array, head: f.Head) -> None:
+        """Exporters with one template for all protocols send a zero ICMP type with TCP: that is not known, rather than 0."""
+        values = proto[0].read(records, head) if proto else None
+        if values is None:
+            return
+        icmp = np.isin(values.data, _ICMP_PROTOCOLS)
+        if bool(icmp.all()):
+            return
+        for name in ("icmp_type", "icmp_code"):
+            if name in out:
+                out[name] = f.Values(out[name].data, icmp)
+
+    def _own_boot_time(self, records: Array, head: f.Head) -> f.Head:
+        assert self._system_init is not None
+        boot = self._system_init.read(records[:1, :1], head)
+        if boot is None or boot.data.dtype != np.int64:
+            return head
+        return f.Head(head.export_ns, head.uptime_ms, int(boot.data[0]))
+
+
+def _column_converter(column: str, length: int) -> f.Converter | None:
+    """How to read a field of this length into a canonical column; None where its length makes no sense there."""
+    kind = COLUMNS[column].kind
+    if kind == "addr":
+        return f.address if length in (4, 16) else None
+    if kind == "mac":
+        return f.unsigned("u8") if length == 6 else None
+    return f.unsigned(COLUMNS[column].dtype) if length <= 8 else None
+
+
+def _free_name(name: str, taken: dict[str, list[Piece]]) -> str:
+    """Repeated elements keep their order: interfaceName, interfaceName_2, …"""
+    if name not in taken:
+        return name
+    count = 2
+    while f"{name}_{count}" in taken:
+        count += 1
+    return f"{name}_{count}"
+
+
+def _coalesce(values: f.Values | None, other: f.Values | None) -> f.Values | None:
+    """Of two addresses for one column (a template for both IP versions) the one that is not all zeros."""
+    if values is None or other is None:
+        return other if values is None else values
+    words = values.data
+    unset = (words[0] == 0) & ((words[1] & np.uint64(0xFFFFFFFF)) == 0)
+    return f.Values(np.where(unset, other.data, words)) if bool(unset.any()) else values
+
+
+@lru_cache(maxsize=4096)
+def layout_of(template: Template, lengths: tuple[int, ...] | None = None) -> Layout:
+    """The layout of a template's records; `lengths` of its variable-length fields, in order, where it has any."""
+    if lengths is None:
+        sizes = [spec.length for spec in template.fields]
+        return Layout(template, sizes, [0] * len(sizes))
+    rest = iter(lengths)
+    sizes, prefixes = [], []
+    for spec in template.fields:
+        variable = spec.length == 65535
+        size = next(rest) if variable else spec.length
+        # Lengths are kept as length * 4 + bytes of the prefix (1 or 3).
+        sizes.append(size >> 2 if variable else size)
+        prefixes.append(size & 3 if variable else 0)
+    return Layout(template, sizes, prefixes)

@@ -1,0 +1,158 @@
+"""Cutting data sets into records: many sets of one template at a time.
+
+Sets of fixed-length records are a 2-D array of bytes already. Where a template
+has variable-length fields, the records' places are found by walking record by
+record through all sets at once, then records with the same field lengths are
+put together, so that each such group is a plain array again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from flowagent.batch import Array
+from flowagent.elements import VARIABLE
+from flowagent.grouping import group_rows
+from flowagent.ingest.layout import Layout, layout_of
+from flowagent.ingest.templates import Template
+
+_PADDING = 3
+"""A set may end in up to this many bytes of padding (RFC 7011, section 3.3.1)."""
+
+
+class Records(NamedTuple):
+    """Records of one layout.
+
+    bytes   uint8 (m, r, record_length); may be a view of the input buffer
+    sets    (m,) the set, by its place in the input, that row m of `bytes` comes from
+    offset  (m,) int64, where the first record of row m begins in the input buffer
+    """
+
+    layout: Layout
+    bytes: Array
+    sets: Array
+    offset: Array
+
+    @property
+    def count(self) -> int:
+        return self.bytes.shape[0] * self.bytes.shape[1]
+
+
+class Cut(NamedTuple):
+    """`counts` (sets,) int64: records found; `misfit` (sets,) bool: bytes were left over that no record explains."""
+
+    records: list[Records]
+    counts: Array
+    misfit: Array
+
+
+def cut_records(data: Array, offset: Array, length: Array, template: Template) -> Cut:
+    """Find the records of sets whose bodies lie at `offset` with `length` bytes (both (sets,) int64) in `data`."""
+    if template.is_variable:
+        return _cut_variable(data, offset, length, template)
+    size = template.min_length
+    if size == 0:
+        return Cut([], np.zeros(len(offset), np.int64), np.ones(len(offset), np.bool_))
+    counts = length // size
+    records = []
+    for count, rows in _by_value(counts):
+        if count:
+            area = gather(data, offset[rows], count * size)
+            records.append(
+                Records(layout_of(template), area.reshape(len(area), count, size), rows, offset[rows])
+            )
+    return Cut(records, counts, (counts == 0) | (length - counts * size > _PADDING))
+
+
+def _by_value(values: Array) -> Iterator[tuple[int, Array]]:
+    if bool((values == values[:1]).all()):
+        yield int(values[0]), np.arange(len(values))
+        return
+    groups = group_rows([values])
+    for rows in np.split(groups.order, groups.starts[1:]):
+        yield int(values[rows[0]]), rows
+
+
+def gather(data: Array, offset: Array, size: int) -> Array:
+    """The `size` bytes at each offset: (len(offset), size) uint8, a view where they are evenly spaced."""
+    n = len(offset)
+    step = int(offset[1] - offset[0]) if n > 1 else 0
+    if n == 1 or (step > 0 and bool((np.diff(offset) == step).all())):
+        return as_strided(data[int(offset[0]) :], (n, size), (step, 1), writeable=False)
+    windows = as_strided(data[:1].view("V1"), (len(data) - size + 1,), (1,), writeable=False)
+    whole: Array = np.ndarray((len(windows),), f"V{size}", buffer=data, strides=(1,))[offset]
+    return whole.view(np.uint8).reshape(n, size)
+
+
+def _cut_variable(data: Array, offset: Array, length: Array, template: Template) -> Cut:
+    end = offset + length
+    counts = np.zeros(len(offset), np.int64)
+    misfit = np.zeros(len(offset), np.bool_)
+    skips, tail = _fixed_runs(template)
+    active, start = np.arange(len(offset)), offset.copy()
+    found: list[tuple[Array, Array, Array]] = []  # sets, starts, lengths of the variable fields
+    while len(active):
+        enough = end[active] - start >= template.min_length
+        misfit[active[~enough & (end[active] - start > _PADDING)]] = True
+        active, start = active[enough], start[enough]
+        if not len(active):
+            break
+        lengths, stop = _walk(data, start, end[active], skips, tail)
+        fits = stop <= end[active]
+        misfit[active[~fits & (end[active] - start > _PADDING)]] = True
+        active, start, lengths, stop = active[fits], start[fits], lengths[:, fits], stop[fits]
+        counts[active] += 1
+        found.append((active, start, lengths))
+        start = stop
+    misfit |= counts == 0
+    if not found:
+        return Cut([], counts, misfit)
+    sets = np.concatenate([f[0] for f in found])
+    starts = np.concatenate([f[1] for f in found])
+    lengths = np.concatenate([f[2] for f in found], axis=1)
+    return Cut(list(_by_layout(data, template, sets, starts, lengths)), counts, misfit)
+
+
+def _fixed_runs(template: Template) -> tuple[list[int], int]:
+    """Bytes before each variable-length field since the last one, and after the last."""
+    skips, run = [], 0
+    for spec in template.fields:
+        if spec.length == VARIABLE:
+            skips.append(run)
+            run = 0
+        else:
+            run += spec.length
+    return skips, run
+
+
+def _walk(data: Array, start: Array, end: Array, skips: list[int], tail: int) -> tuple[Array, Array]:
+    """One record in each set: its variable fields' lengths (see `layout_of`), shape (fields, sets), and where it stops."""
+    last = len(data) - 1
+    position = start.copy()
+    lengths = np.empty((len(skips), len(start)), np.int64)
+    for row, skip in zip(lengths, skips, strict=True):
+        position += skip
+        short = data[np.minimum(position, last)].astype(np.int64)
+        long = short == 255
+        if bool(long.any()):
+            high = data[np.minimum(position + 1, last)].astype(np.int64)
+            low = data[np.minimum(position + 2, last)].astype(np.int64)
+            row[:] = np.where(long, (high << 8 | low) * 4 + 3, short * 4 + 1)
+        else:
+            row[:] = short * 4 + 1
+        position += (row >> 2) + (row & 3)
+        # Past the end of its set a record is wrong already: stay there, so that no offset can run away.
+        np.minimum(position, end + 1, out=position)
+    return lengths, position + tail
+
+
+def _by_layout(data: Array, template: Template, sets: Array, starts: Array, lengths: Array) -> Iterator[Records]:
+    groups = group_rows(list(lengths))
+    for rows in np.split(groups.order, groups.starts[1:]):
+        layout = layout_of(template, tuple(lengths[:, rows[0]].tolist()))
+        area = gather(data, starts[rows], layout.record_length)
+        yield Records(layout, area[:, None, :], sets[rows], starts[rows])
