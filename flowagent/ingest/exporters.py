@@ -79,6 +79,15 @@ class Session:
     records: int = 0
 
 
+@dataclass(slots=True)
+class _Sender:
+    """All domains of one address and version; Open vSwitch numbers the records of all its domains together."""
+
+    domains: set[DomainKey] = field(default_factory=set)
+    is_ovs: bool = False
+    sequences: dict[int, Sequence] = field(default_factory=dict)
+
+
 class Match(NamedTuple):
     """A template found for a set; `exact` asks that records fill the set to the last byte, as it may not be meant for it."""
 
@@ -93,7 +102,7 @@ class Exporters:
         self._stats = stats
         self._overrides = overrides or Overrides({})
         self._domains: OrderedDict[DomainKey, Domain] = OrderedDict()
-        self._siblings: dict[tuple[int, int, int], set[DomainKey]] = {}
+        self._senders: dict[tuple[int, int, int], _Sender] = {}
         self._template_count = 0
         self.changed = 0
         """Grows when something worth saving changed."""
@@ -114,7 +123,7 @@ class Exporters:
         domain = self._domains.get(key)
         if domain is None:
             domain = self._domains[key] = Domain(key)
-            self._siblings.setdefault(key[:3], set()).add(key)
+            self._senders.setdefault(key[:3], _Sender()).domains.add(key)
             if len(self._domains) > MAX_DOMAINS:
                 self._forget_domain(next(iter(self._domains)))
         else:
@@ -138,6 +147,8 @@ class Exporters:
             return True
         if known is None:
             self._template_count += 1
+        if template.is_ovs:
+            self._senders[session.domain.key[:3]].is_ovs = True
         templates[template.id] = Known(template, session.port, now_ns)
         if len(templates) > MAX_DOMAIN_TEMPLATES:
             templates.pop(next(iter(templates)))
@@ -157,12 +168,28 @@ class Exporters:
         if known is not None:
             known.used_ns = now_ns
             return Match(known.template, exact=known.port != session.port or known.template.is_ovs)
-        for key in self._siblings.get(domain.key[:3], ()):
+        for key in self._senders[domain.key[:3]].domains:
             other = self._domains[key].templates.get(template_id)
             if other is not None:
                 other.used_ns = now_ns
                 return Match(other.template, exact=True)
         return None
+
+    def sequence(self, session: Session) -> Sequence:
+        """Whose sequence numbers the session's datagrams carry."""
+        sender = self._senders[session.domain.key[:3]]
+        if not sender.is_ovs:
+            return session.sequence
+        sequence = sender.sequences.get(session.port)
+        if sequence is None:
+            sequence = sender.sequences[session.port] = Sequence(counts_records=True)
+            if len(sender.sequences) > MAX_DOMAIN_SESSIONS:
+                self._keep_lost(session.domain.address, sender.sequences.pop(next(iter(sender.sequences))))
+        return sequence
+
+    def peer(self, domain: Domain, number: int) -> Domain:
+        """Another domain of the same exporter."""
+        return domain if number == domain.key.domain else self._domain(domain.key._replace(domain=number))
 
     def override(self, domain: Domain) -> float | None:
         """The rate that the user set for this exporter."""
@@ -195,29 +222,38 @@ class Exporters:
     def lost_records(self, *, final: bool = False) -> dict[str, int]:
         """Lost records by exporter address, never falling."""
         lost = dict(self._lost_by_gone)
-        for session in self.sessions():
-            address = session.domain.address
-            lost[address] = lost.get(address, 0) + session.sequence.lost_records(final=final)
+        for domain in self._domains.values():
+            count = sum(s.sequence.lost_records(final=final) for s in domain.sessions.values())
+            lost[domain.address] = lost.get(domain.address, 0) + count
+        for (high, low, _), sender in self._senders.items():
+            if sender.sequences:
+                count = sum(s.lost_records(final=final) for s in sender.sequences.values())
+                lost[address_text(high, low)] += count
         return lost
 
     def _forget_session(self, domain: Domain, port: int) -> None:
-        lost = domain.sessions.pop(port).sequence.lost_records()
-        if lost:
-            known = domain.address in self._lost_by_gone or len(self._lost_by_gone) < MAX_DOMAINS
-            address = domain.address if known else "other"
-            self._lost_by_gone[address] = self._lost_by_gone.get(address, 0) + lost
+        self._keep_lost(domain.address, domain.sessions.pop(port).sequence)
         self._stats.evicted_sessions += 1
 
     def _forget_domain(self, key: DomainKey) -> None:
         domain = self._domains.pop(key)
-        siblings = self._siblings[key[:3]]
-        siblings.discard(key)
-        if not siblings:
-            del self._siblings[key[:3]]
         self._template_count -= len(domain.templates)
         self._stats.evicted_templates += len(domain.templates)
         for port in list(domain.sessions):
             self._forget_session(domain, port)
+        sender = self._senders[key[:3]]
+        sender.domains.discard(key)
+        if not sender.domains:
+            for sequence in sender.sequences.values():
+                self._keep_lost(domain.address, sequence)
+            del self._senders[key[:3]]
+
+    def _keep_lost(self, address: str, sequence: Sequence) -> None:
+        lost = sequence.lost_records()
+        if lost:
+            known = address in self._lost_by_gone or len(self._lost_by_gone) < MAX_DOMAINS
+            name = address if known else "other"
+            self._lost_by_gone[name] = self._lost_by_gone.get(name, 0) + lost
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Templates and rates as plain data, for `restore`."""
@@ -242,7 +278,7 @@ class Exporters:
             domain = self._domain(key)
             for number, count, scope, body, port, used_ns in saved["templates"]:
                 template = Template(number, key.version, count, scope, body)
-                _ = template.fields
+                self._senders[key[:3]].is_ovs |= template.is_ovs
                 domain.templates[number] = Known(template, port, used_ns)
                 self._template_count += 1
             for kind, number, rate in saved["rates"]:

@@ -66,6 +66,8 @@ class Layout:
         self.record_length = offset
         for (reverse, column), (_, piece) in times.items():
             (self._reverse if reverse else self._pieces)[column] = [piece]
+        self.names = frozenset(self._pieces)
+        """Columns that these records can fill."""
 
     def _place(
         self, pen: int, number: int, offset: int, length: int, times: dict[tuple[bool, str], tuple[int, Piece]]

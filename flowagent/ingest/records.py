@@ -43,11 +43,22 @@ class Records(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """`counts` (sets,) int64: records found; `misfit` (sets,) bool: bytes were left over that no record explains."""
+    """What was found in the sets.
+
+    counts   (sets,) int64: records in each
+    overrun  (sets,) bool: the first record, or a variable-length one, runs past the end of the set
+    left     (sets,) int64: bytes after the last record; padding, if the template is the right one
+    """
 
     records: list[Records]
     counts: Array
-    misfit: Array
+    overrun: Array
+    left: Array
+
+    @property
+    def misfit(self) -> Array:
+        """(sets,) bool: the template does not explain the set to its end."""
+        return self.overrun | (self.left > _PADDING)
 
 
 def cut_records(data: Array, offset: Array, length: Array, template: Template) -> Cut:
@@ -56,7 +67,7 @@ def cut_records(data: Array, offset: Array, length: Array, template: Template) -
         return _cut_variable(data, offset, length, template)
     size = template.min_length
     if size == 0:
-        return Cut([], np.zeros(len(offset), np.int64), np.ones(len(offset), np.bool_))
+        return Cut([], np.zeros(len(offset), np.int64), np.ones(len(offset), np.bool_), length)
     counts = length // size
     records = []
     for count, rows in _by_value(counts):
@@ -65,7 +76,7 @@ def cut_records(data: Array, offset: Array, length: Array, template: Template) -
             records.append(
                 Records(layout_of(template), area.reshape(len(area), count, size), rows, offset[rows])
             )
-    return Cut(records, counts, (counts == 0) | (length - counts * size > _PADDING))
+    return Cut(records, counts, counts == 0, length - counts * size)
 
 
 def _by_value(values: Array) -> Iterator[tuple[int, Array]]:
@@ -83,38 +94,39 @@ def gather(data: Array, offset: Array, size: int) -> Array:
     step = int(offset[1] - offset[0]) if n > 1 else 0
     if n == 1 or (step > 0 and bool((np.diff(offset) == step).all())):
         return as_strided(data[int(offset[0]) :], (n, size), (step, 1), writeable=False)
-    windows = as_strided(data[:1].view("V1"), (len(data) - size + 1,), (1,), writeable=False)
-    whole: Array = np.ndarray((len(windows),), f"V{size}", buffer=data, strides=(1,))[offset]
+    # Every place in the buffer as an item of `size` bytes: indexing then copies whole items.
+    whole: Array = np.ndarray((len(data) - size + 1,), f"V{size}", buffer=data, strides=(1,))[offset]
     return whole.view(np.uint8).reshape(n, size)
 
 
 def _cut_variable(data: Array, offset: Array, length: Array, template: Template) -> Cut:
     end = offset + length
     counts = np.zeros(len(offset), np.int64)
-    misfit = np.zeros(len(offset), np.bool_)
+    overrun = np.zeros(len(offset), np.bool_)
+    left = length.copy()
     skips, tail = _fixed_runs(template)
     active, start = np.arange(len(offset)), offset.copy()
     found: list[tuple[Array, Array, Array]] = []  # sets, starts, lengths of the variable fields
     while len(active):
-        enough = end[active] - start >= template.min_length
-        misfit[active[~enough & (end[active] - start > _PADDING)]] = True
+        left[active] = end[active] - start
+        enough = left[active] >= template.min_length
         active, start = active[enough], start[enough]
         if not len(active):
             break
         lengths, stop = _walk(data, start, end[active], skips, tail)
         fits = stop <= end[active]
-        misfit[active[~fits & (end[active] - start > _PADDING)]] = True
+        overrun[active[~fits & (left[active] > _PADDING)]] = True
         active, start, lengths, stop = active[fits], start[fits], lengths[:, fits], stop[fits]
         counts[active] += 1
         found.append((active, start, lengths))
         start = stop
-    misfit |= counts == 0
+    overrun |= counts == 0
     if not found:
-        return Cut([], counts, misfit)
+        return Cut([], counts, overrun, left)
     sets = np.concatenate([f[0] for f in found])
     starts = np.concatenate([f[1] for f in found])
     lengths = np.concatenate([f[2] for f in found], axis=1)
-    return Cut(list(_by_layout(data, template, sets, starts, lengths)), counts, misfit)
+    return Cut(list(_by_layout(data, template, sets, starts, lengths)), counts, overrun, left)
 
 
 def _fixed_runs(template: Template) -> tuple[list[int], int]:

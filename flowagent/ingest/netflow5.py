@@ -1,0 +1,131 @@
+"""NetFlow v1, v5 and v7: fixed records, no templates (Cisco, "NetFlow Export Datagram Format")."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from flowagent.batch import Array
+from flowagent.grouping import group_rows
+from flowagent.ingest import fields as f
+from flowagent.ingest.datagrams import Datagrams
+from flowagent.ingest.exporters import DomainKey, Session
+from flowagent.ingest.fields import Values
+from flowagent.ingest.options import constant_sampling
+from flowagent.ingest.records import gather
+from flowagent.ingest.state import State, be16, be32, origin_columns
+from flowagent.ingest.stats import PROTOCOL_OF_VERSION
+from flowagent.schema import COLUMNS, SAMPLING_SOURCES
+
+_COMMON = {"src_addr": (0, 4), "dst_addr": (4, 4), "next_hop": (8, 4), "in_if": (12, 2), "out_if": (14, 2),
+           "packets": (16, 4), "bytes": (20, 4), "src_port": (32, 2), "dst_port": (34, 2)}  # fmt: skip
+_TAIL = {"tcp_flags": (37, 1), "proto": (38, 1), "tos": (39, 1), "src_as": (40, 2), "dst_as": (42, 2),
+         "src_mask": (44, 1), "dst_mask": (45, 1)}  # fmt: skip
+_TAIL_1 = {"proto": (38, 1), "tos": (39, 1), "tcp_flags": (40, 1)}
+
+
+class _Format(NamedTuple):
+    header_size: int
+    record_size: int
+    fields: dict[str, tuple[int, int]]
+
+
+_FORMATS = {
+    1: _Format(16, 52, _COMMON | _TAIL_1),
+    5: _Format(24, 48, _COMMON | _TAIL),
+    7: _Format(24, 52, _COMMON | _TAIL),
+}
+_TIMES = {"start_ns": 24, "end_ns": 28}
+_MAX_RECORDS = {1: 24, 5: 30, 7: 27}
+_RATE_BITS = 0x3FFF
+"""The sampling word's two high bits are the mode."""
+
+
+class NetFlow5:
+    """Decodes all three versions; the observation domain is the v5 engine's type and id."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def feed(self, datagrams: Datagrams, rows: Array) -> None:
+        """Decode these datagrams, in order of arrival, all of one version."""
+        stats = self._state.stats
+        version = int(datagrams.data[datagrams.offset[rows[0]] + 1])
+        protocol, form = PROTOCOL_OF_VERSION[version], _FORMATS[version]
+        stats.datagrams[protocol] += len(rows)
+        whole = datagrams.length[rows] >= form.header_size
+        if not bool(whole.all()):
+            stats.error(protocol, "truncated", int((~whole).sum()))
+            rows = rows[whole]
+        if not len(rows):
+            return
+        at = datagrams.offset[rows]
+        claimed = be16(datagrams.data, at + 2)
+        room = (datagrams.length[rows] - form.header_size) // form.record_size
+        wrong = int(np.count_nonzero(claimed > room))
+        if wrong:
+            stats.error(protocol, "bad_record_count", wrong)
+        counts = np.minimum(claimed, room)
+        engine = be16(datagrams.data, at + 20) if version == 5 else np.zeros(len(rows), np.int64)
+        sampling = be16(datagrams.data, at + 22) & _RATE_BITS if version == 5 else np.zeros(len(rows), np.int64)
+        high, low, port = datagrams.exporter[0][rows], datagrams.exporter[1][rows], datagrams.port[rows]
+        groups = group_rows([high, low, port, engine, sampling, counts])
+        sessions: dict[int, tuple[Session, list[Array]]] = {}
+        for part in np.split(groups.order, groups.starts[1:]):
+            part.sort()
+            i = part[0]
+            key = DomainKey(int(high[i]), int(low[i]), version, int(engine[i]))
+            session = self._state.exporters.session(key, int(port[i]), int(datagrams.received_ns[rows[i]]))
+            session.datagrams += len(part)
+            session.records += len(part) * int(counts[i])
+            sessions.setdefault(id(session), (session, []))[1].append(part)
+            if counts[i]:
+                self._records(datagrams, rows[part], session, int(counts[i]), int(sampling[i]))
+        if version == 1:
+            return
+        for session, parts in sessions.values():
+            mine = np.sort(np.concatenate(parts))
+            numbers = be32(datagrams.data, at[mine] + 16)
+            session.sequence.follow(numbers, counts[mine], np.ones(len(mine), np.bool_))
+
+    def _records(self, datagrams: Datagrams, rows: Array, session: Session, count: int, sampling: int) -> None:
+        state, data, at = self._state, datagrams.data, datagrams.offset[rows]
+        version = session.domain.key.version
+        protocol, form = PROTOCOL_OF_VERSION[version], _FORMATS[version]
+        n = len(rows) * count
+        area = gather(data, at + form.header_size, count * form.record_size)
+        records = area.reshape(len(rows), count, form.record_size)
+        export_ns = be32(data, at + 8) * 1_000_000_000 + be32(data, at + 12)
+        head = f.Head(export_ns[:, None], be32(data, at + 4)[:, None])
+        columns: dict[str, Values] = {}
+        for name, (offset, length) in form.fields.items():
+            if state.wants(name):
+                read = f.address if COLUMNS[name].kind == "addr" else f.unsigned(COLUMNS[name].dtype)
+                values = read(records[..., offset : offset + length], head)
+                if values is not None:
+                    columns[name] = values
+        for name, offset in _TIMES.items():
+            if state.wants(name):
+                times = f.uptime(records[..., offset : offset + 4], head)
+                if times is not None:
+                    columns[name] = times
+        columns.update(origin_columns(session.domain, protocol, n))
+        columns.update(self._sampling(session, n, sampling))
+        if state.wants("received_ns"):
+            columns["received_ns"] = Values(np.repeat(datagrams.received_ns[rows], count))
+        if state.wants("sequence") and version != 1:
+            columns["sequence"] = Values(np.repeat(be32(data, at + 16).astype(np.uint32), count))
+        order = None
+        if state.ordered:
+            order = ((rows.astype(np.int64) << 32)[:, None] + np.arange(count)).reshape(-1)
+        state.add(protocol, columns, n, order)
+
+    def _sampling(self, session: Session, n: int, rate: int) -> dict[str, Values]:
+        override = self._state.exporters.override(session.domain)
+        if override is not None:
+            return constant_sampling(self._state, n, override, SAMPLING_SOURCES.index("config"))
+        source = SAMPLING_SOURCES.index("wire" if rate else "unknown")
+        return constant_sampling(self._state, n, rate or None, source)
+
+

@@ -1,0 +1,105 @@
+"""What options records teach, and the sampling rate of flow records that follows from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flowagent.batch import Array, constant
+from flowagent.grouping import group_rows
+from flowagent.ingest.exporters import Domain, Exporters
+from flowagent.ingest.fields import Head, Values
+from flowagent.ingest.rates import DOMAIN, RATE_ELEMENTS, SELECTOR_ELEMENTS, rate_of, scope_of
+from flowagent.ingest.records import Records
+from flowagent.ingest.state import State
+from flowagent.ingest.templates import Template
+from flowagent.schema import SAMPLING_SOURCES
+
+_UNKNOWN, _WIRE, _PRESCALED, _CONFIG = (
+    SAMPLING_SOURCES.index(name) for name in ("unknown", "wire", "prescaled", "config")
+)
+_SYSTEM_INIT = "systemInitTimeMilliseconds"
+_NOT_SENT = "notSentPacketTotalCount"
+_USEFUL = frozenset(
+    (*RATE_ELEMENTS, *SELECTOR_ELEMENTS, _SYSTEM_INIT, _NOT_SENT, "observationDomainId",
+     "ingressInterface", "in_if", "scopeInterface")
+)  # fmt: skip
+
+
+def learn(exporters: Exporters, domain: Domain, records: Records, head: Head) -> bool:
+    """Take sampling rates and the boot time from options records; whether anything changed that is worth saving."""
+    if not records.layout.names & {*RATE_ELEMENTS, _SYSTEM_INIT, _NOT_SENT}:
+        return False
+    columns = records.layout.columns(records.bytes, head, _USEFUL)
+    numbers = {name: values.data.tolist() for name, values in columns.items() if values.data.ndim == 1}
+    changed = False
+    for row in range(records.count):
+        fields = {name: column[row] for name, column in numbers.items()}
+        target = exporters.peer(domain, int(fields["observationDomainId"])) if fields.get("observationDomainId") else domain
+        boot, not_sent, rate = fields.get(_SYSTEM_INIT), fields.get(_NOT_SENT), rate_of(fields)
+        if boot and boot != target.system_init_ns:
+            target.system_init_ns = int(boot)
+            changed = True
+        if not_sent is not None:
+            target.not_sent_packets = int(not_sent)
+        if rate is not None and target.rates.get(scope_of(fields)) != rate:
+            target.set_rate(scope_of(fields), rate)
+            changed = True
+    return changed
+
+
+def sampling_columns(
+    state: State, domain: Domain, records: Records, head: Head, template: Template
+) -> dict[str, Values]:
+    """The columns sampling_rate and sampling_source of flow records."""
+    n = records.count
+    override = state.exporters.override(domain)
+    if override is not None:
+        return constant_sampling(state, n, override, _CONFIG)
+    if template.is_ovs:
+        return constant_sampling(state, n, None, _PRESCALED)
+    names = records.layout.names
+    own = tuple(name for name in RATE_ELEMENTS if name in names)
+    if own:
+        return _by_row(state, records, head, own, lambda fields: rate_of(fields))
+    rates = state.exporters.rates(domain)
+    default = rates.get(DOMAIN)
+    scoped = tuple(name for name in (*SELECTOR_ELEMENTS, "in_if") if name in names)
+    if not scoped or rates.keys() <= {DOMAIN}:
+        return constant_sampling(state, n, default, _WIRE if default is not None else _UNKNOWN)
+
+    def look_up(fields: dict[str, float]) -> float | None:
+        for kind, elements in (("selector", SELECTOR_ELEMENTS), ("interface", ("in_if",))):
+            for name in elements:
+                rate = rates.get((kind, int(fields[name]))) if name in fields else None  # type: ignore[call-overload]
+                if rate is not None:
+                    return float(rate)
+        return default
+
+    return _by_row(state, records, head, scoped, look_up)
+
+
+def constant_sampling(state: State, n: int, rate: float | None, source: int) -> dict[str, Values]:
+    """The two columns where one rate holds for all rows; None where it is unknown."""
+    state.stats.sampling[SAMPLING_SOURCES[source]] += n
+    columns = {"sampling_source": Values(constant(source, n, np.uint8))}
+    if rate is not None:
+        columns["sampling_rate"] = Values(constant(rate, n, np.float64))
+    return columns
+
+
+def _by_row(state: State, records: Records, head: Head, names: tuple[str, ...], rate_for) -> dict[str, Values]:  # type: ignore[no-untyped-def]
+    """Look the rate up once for each distinct combination of these fields."""
+    columns = records.layout.columns(records.bytes, head, frozenset(names))
+    arrays = [columns[name].data for name in names]
+    whole: list[Array] = [a.view(np.int64) if a.dtype == np.float64 else a for a in arrays]
+    groups = group_rows(whole)
+    rate = np.zeros(records.count, np.float64)
+    for part in np.split(groups.order, groups.starts[1:]):
+        fields = {name: array[part[0]].item() for name, array in zip(names, arrays, strict=True)}
+        rate[part] = rate_for(fields) or 0
+    known = rate > 0
+    unknown = int((~known).sum())
+    state.stats.sampling["wire"] += records.count - unknown
+    state.stats.sampling["unknown"] += unknown
+    source = np.where(known, _WIRE, _UNKNOWN).astype(np.uint8)
+    return {"sampling_rate": Values(rate, known if unknown else None), "sampling_source": Values(source)}
