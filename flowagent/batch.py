@@ -67,6 +67,13 @@ class Batch:
             {name: pick(values) for name, values in self.valid.items()} if self.length else self.valid,
         )
 
+    def rows(self, start: int, stop: int) -> Self:
+        """A run of rows, as views."""
+        return type(self)(
+            {name: values[..., start:stop] for name, values in self.columns.items()},
+            valid={name: values[start:stop] for name, values in self.valid.items()},
+        )
+
     def with_columns(self, columns: Mapping[str, Array], valid: Mapping[str, Array] | None = None) -> Self:
         """This batch with some columns added or replaced (a replaced column loses its old validity)."""
         kept = {name: mask for name, mask in self.valid.items() if name not in columns}

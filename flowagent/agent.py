@@ -1,0 +1,110 @@
+"""The running agent: pipeline, HTTP server, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import platform
+import signal
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+
+from flowagent import __version__
+from flowagent.channel import Policy
+from flowagent.component import Context
+from flowagent.config import Config, load, state_directory
+from flowagent.errors import ConfigError
+from flowagent.export.prometheus import Exposition
+from flowagent.metrics import Family
+from flowagent.pipeline import Pipeline
+from flowagent.web.server import Server
+
+Beside = Callable[["Agent", asyncio.Event], Awaitable[None]]
+
+
+class Agent:
+    """One process of flowagent; `run` returns when it was told to stop and has drained."""
+
+    def __init__(self, config: Config, ctx: Context | None = None, *, policy: Policy = "drop_oldest") -> None:
+        self.ctx = ctx or Context("flowagent", state_dir=state_directory(config.state))
+        self.pipeline = Pipeline(config, self.ctx, policy=policy)
+        self.server = Server(config.http, self, self.ctx.named("http"))
+        self.started = asyncio.Event()
+        self._exposition = Exposition(self.ctx.metrics)
+        self._reload_failed = 0
+
+    async def run(self, stop: asyncio.Event, *, config_path: Path | None = None, beside: Beside | None = None) -> None:
+        """Until `stop` is set, SIGTERM or SIGINT comes, or every source ended. `beside` runs along with the agent.
+
+        Raises ConfigError where something cannot be started.
+        """
+        loop = asyncio.get_running_loop()
+        reload_wanted = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload_wanted.set)
+        self.ctx.metrics.add(self._families)
+        gc.freeze()  # what is loaded by now stays; the collector need not look at it again
+        try:
+            async with self.server, asyncio.TaskGroup() as group:
+                reloader = group.create_task(self._reloads(reload_wanted, config_path), name="reload")
+                company = group.create_task(self._company(beside, stop), name="beside")
+                await self.pipeline.run(stop, started=self.started)
+                reloader.cancel()
+                company.cancel()
+        except BaseExceptionGroup as error:
+            raise _single(error) from None
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+            self.ctx.metrics.remove(self._families)
+
+    async def _company(self, beside: Beside | None, stop: asyncio.Event) -> None:
+        await self.started.wait()
+        if beside is not None:
+            await beside(self, stop)
+
+    async def _reloads(self, wanted: asyncio.Event, path: Path | None) -> None:
+        while True:
+            await wanted.wait()
+            wanted.clear()
+            try:
+                await self.pipeline.reload(load(path))
+            except (ConfigError, OSError) as error:
+                self._reload_failed += 1
+                self.ctx.log.error("reload failed, the old configuration goes on: %s", error)  # noqa: TRY400
+            else:
+                self.ctx.log.info("reloaded")
+
+    def render_metrics(self, accept: str) -> tuple[bytes, str]:
+        return self._exposition.render(accept)
+
+    def not_ready(self) -> list[str]:
+        return self.pipeline.not_ready() if self.started.is_set() else ["starting"]
+
+    def exporters(self) -> list[dict[str, Any]]:
+        """One entry for each observation domain of each exporter."""
+        entries: list[dict[str, Any]] = []
+        for source in self.pipeline.sources.values():
+            describe = getattr(source, "exporters", None)
+            if describe is not None:
+                entries += describe()
+        return entries
+
+    def _families(self) -> Iterable[Family]:
+        labels = ("version", "python")
+        yield Family("flowagent_build_info", "gauge", "1, with the version as a label.", labels,
+                     {(__version__, platform.python_version()): 1})  # fmt: skip
+        yield Family("flowagent_reload_failures", "counter", "Reloads that kept the old configuration.", (), {(): self._reload_failed})
+
+
+def _single(error: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception inside, however deep."""
+    inner: BaseException = error
+    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+        inner = inner.exceptions[0]
+    return inner
+
+

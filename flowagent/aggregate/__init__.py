@@ -1,0 +1,1 @@
+"""Analysis over all records, and aggregation by key."""

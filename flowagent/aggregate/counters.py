@@ -1,0 +1,203 @@
+"""Analysis `counters`: exact Prometheus counters of bytes, packets and records by chosen labels.
+
+Counts are of all records, before any sampling, and multiplied by the upstream
+sampling rate where it is known. The number of series is bounded: once
+`max_series` label sets exist, new ones are added to one series whose labels
+all say `other`, so that the totals stay exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from flowagent.addresses import address_text
+from flowagent.aggregate.group import key_arrays
+from flowagent.batch import Array, Batch, is_constant
+from flowagent.component import Context, Settings
+from flowagent.errors import ConfigError
+from flowagent.grouping import Groups, group_rows
+from flowagent.metrics import Family
+from flowagent.schema import COLUMNS, SAMPLING_SOURCES
+
+OTHER = "other"
+_MEASURES = ("bytes", "packets")
+_FLOAT_EXACT = 1 << 53
+
+
+class Config(Settings):
+    """Count flows by label."""
+
+    labels: list[str] = ["exporter", "proto"]
+    """Columns that become labels."""
+    max_series: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000
+    """Label sets kept apart; the rest is counted together as `other`."""
+
+    def build(self, ctx: Context) -> Counters:
+        for name in self.labels:
+            if name not in COLUMNS or COLUMNS[name].merge != "key":
+                known = ", ".join(c.name for c in COLUMNS.values() if c.merge == "key")
+                raise ConfigError(f"{ctx.name}.labels", f"{name!r} cannot be a label; one of: {known}")
+        if len(set(self.labels)) != len(self.labels):
+            raise ConfigError(f"{ctx.name}.labels", "names a column twice")
+        return Counters(tuple(self.labels), self.max_series)
+
+
+class Counters:
+    """Three counters, `flowagent_flow_{bytes,packets,records}_total`."""
+
+    def __init__(self, labels: tuple[str, ...], max_series: int) -> None:
+        self._labels = labels
+        self._max_series = max_series
+        self._series: dict[tuple[str, ...], list[int]] = {}
+        self._keys: dict[tuple[object, ...], list[int]] = {}
+        self._folded = 0
+        self._sources = np.zeros(len(SAMPLING_SOURCES), np.int64)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """What is needed of each record."""
+        return frozenset((*self._labels, *_MEASURES, "records", "sampling_rate", "sampling_source"))
+
+    def process(self, batch: Batch) -> None:
+        """Count these records."""
+        if not len(batch):
+            return
+        self._count_sources(batch)
+        present = [name for name in self._labels if name in batch]
+        by = [*present, "sampling_rate"] if "sampling_rate" in batch else present
+        groups, sums = _sum_groups(batch, by)
+        first = groups.first
+        rates = _rates(batch, first)
+        keys = _label_keys(batch, present, first, self._labels)
+        for key, rate, size, octets, packets in zip(
+            keys, rates, groups.sizes().tolist(), sums["bytes"], sums["packets"], strict=True
+        ):
+            totals = self._keys.get(key) or self._new_series(key)
+            totals[0] += octets if rate == 1 else round(octets * rate)
+            totals[1] += packets if rate == 1 else round(packets * rate)
+            totals[2] += size
+
+    def _new_series(self, key: tuple[object, ...]) -> list[int]:
+        if len(self._keys) < self._max_series:
+            labels = tuple(_label_text(name, value) for name, value in zip(self._labels, key, strict=True))
+            totals = self._series.setdefault(labels, [0, 0, 0])
+            self._keys[key] = totals
+            return totals
+        self._folded += 1
+        return self._series.setdefault((OTHER,) * len(self._labels), [0, 0, 0])
+
+    def _count_sources(self, batch: Batch) -> None:
+        if "sampling_source" not in batch:
+            return
+        source = batch["sampling_source"]
+        if is_constant(source):
+            self._sources[source[0]] += len(source)
+        else:
+            self._sources += np.bincount(source, minlength=len(self._sources))
+
+    def families(self) -> Iterable[Family]:
+        """The counters."""
+        texts = (
+            ("bytes", "Octets of flows, scaled by the sampling rate where it is known."),
+            ("packets", "Packets of flows, scaled by the sampling rate where it is known."),
+            ("records", "Flow records received, after de-duplication."),
+        )
+        for i, (name, text) in enumerate(texts):
+            samples = {labels: totals[i] for labels, totals in self._series.items()}
+            yield Family(f"flowagent_flow_{name}", "counter", text, self._labels, samples)
+        yield Family("flowagent_flow_series_folded", "counter", "Times a batch had a label set beyond max_series, counted as other.",
+                     (), {(): self._folded})  # fmt: skip
+        sources = {(name,): int(n) for name, n in zip(SAMPLING_SOURCES, self._sources, strict=True)}
+        yield Family("flowagent_flow_sampling_records", "counter", "Flow records by how their sampling rate is known; unknown ones are counted unscaled.",
+                     ("sampling_source",), sources)  # fmt: skip
+
+
+def _sum_groups(batch: Batch, by: list[str]) -> tuple[Groups, dict[str, list[int]]]:
+    """Group by these columns; the exact sums of bytes and packets of each group, as Python integers."""
+    arrays = [a for a in key_arrays(batch, by) if not is_constant(a) and bool((a != a[:1]).any())]
+    if not arrays:
+        groups = Groups(np.arange(len(batch)), np.zeros(1, np.intp))
+        return groups, {name: [batch.total(name)] for name in _MEASURES}
+    if len(arrays) == 1 and arrays[0].dtype in (np.uint8, np.bool_):
+        dense = _sum_dense(batch, arrays[0])
+        if dense is not None:
+            return dense
+    groups = group_rows(arrays)
+    return groups, {name: _exact_sums(_measure(batch, name)[groups.order], groups.starts) for name in _MEASURES}
+
+
+def _sum_dense(batch: Batch, codes: Array) -> tuple[Groups, dict[str, list[int]]] | None:
+    """The same by counting, where one byte tells the groups apart; None where float sums would not be exact."""
+    sums: dict[str, list[int]] = {}
+    counts = np.bincount(codes, minlength=256)
+    used = np.flatnonzero(counts)
+    for name in _MEASURES:
+        values = _measure(batch, name)
+        if int(values.max()) * len(values) >= _FLOAT_EXACT:
+            return None
+        sums[name] = np.bincount(codes, weights=values, minlength=256)[used].astype(np.int64).tolist()
+    # One row of each code stands for its group; sizes come from the gaps between starts.
+    representative = np.zeros(256, np.intp)
+    representative[codes] = np.arange(len(codes))
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts[used])])[:-1]
+    order = np.zeros(len(codes), np.intp)
+    order[starts] = representative[used]
+    return Groups(order, starts), sums
+
+
+def _measure(batch: Batch, name: str) -> Array:
+    if name not in batch:
+        return np.zeros(len(batch), np.uint64)
+    values = batch[name]
+    return np.where(batch.valid[name], values, np.uint64(0)) if name in batch.valid else values
+
+
+def _exact_sums(values: Array, starts: Array) -> list[int]:
+    """Sums that cannot wrap, whatever an exporter claims."""
+    if int(values.max()) < 1 << 40:
+        return np.add.reduceat(values, starts).tolist()  # type: ignore[no-any-return]
+    low = np.add.reduceat(values & np.uint64(0xFFFFFFFF), starts).tolist()
+    high = np.add.reduceat(values >> np.uint64(32), starts).tolist()
+    return [a + (b << 32) for a, b in zip(low, high, strict=True)]
+
+
+def _rates(batch: Batch, rows: Array) -> list[float]:
+    """The factor of each of these rows; 1 where the rate is not known (or already applied)."""
+    if "sampling_rate" not in batch:
+        return [1] * len(rows)
+    rates = batch["sampling_rate"][rows].tolist()
+    known = batch.is_known("sampling_rate")[rows].tolist()
+    return [(int(r) if r == int(r) else r) if k else 1 for r, k in zip(rates, known, strict=True)]
+
+
+def _label_keys(batch: Batch, present: list[str], rows: Array, labels: tuple[str, ...]) -> list[tuple[object, ...]]:
+    """Each row's label values as plain Python values; None where unknown."""
+    columns: list[list[object]] = []
+    for name in labels:
+        if name not in present:
+            columns.append([None] * len(rows))
+            continue
+        values = batch[name][..., rows]
+        plain: list[object] = list(map(tuple, values.T.tolist())) if values.ndim == 2 else values.tolist()
+        if name in batch.valid:
+            known = batch.valid[name][rows].tolist()
+            plain = [v if k else None for v, k in zip(plain, known, strict=True)]
+        columns.append(plain)
+    return list(zip(*columns, strict=True)) if columns else [()] * len(rows)
+
+
+def _label_text(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    column = COLUMNS[name]
+    if column.kind == "addr" and isinstance(value, tuple):
+        return address_text(*value)
+    if column.kind == "enum" and isinstance(value, int):
+        return column.labels[value]
+    if column.kind == "mac" and isinstance(value, int):
+        return value.to_bytes(6, "big").hex(":")
+    return str(value)

@@ -1,0 +1,102 @@
+"""The window: flow records with equal keys become one row in each stretch of time.
+
+Windows tumble on the agent's clock, so a skewed exporter cannot open windows in
+the past or the future. A window is a list of partial aggregates that are merged
+when they have grown (as a log-structured merge tree does): every row is merged
+a few times at most, however long the window.
+
+Memory is bounded by `max_keys`: a window with more keys is written out early,
+in parts. Its rows are then partial sums (each exact), nothing is lost, and the
+early flushes are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flowagent.aggregate.group import aggregate
+from flowagent.batch import Batch
+from flowagent.clock import SECOND
+from flowagent.metrics import Family
+
+_IMPLICIT_KEY = ("sampling_rate", "sampling_source")
+"""Rows of different sampling rates cannot be added up."""
+_RAW_ROWS = 32768
+"""Records are collected to this many before they are aggregated: larger groups, fewer calls."""
+_MIN_MERGE = 65536
+
+
+class Window:
+    """Aggregates what `process` gets; `every_ns` 0 passes rows through unchanged."""
+
+    def __init__(self, every_ns: int, key: Iterable[str], measures: Iterable[str], max_keys: int) -> None:
+        self._every_ns = every_ns
+        self._key = tuple(dict.fromkeys((*key, *_IMPLICIT_KEY)))
+        self._measures = tuple(measures)
+        if "records" not in self._measures:
+            self._measures += ("records",)
+        self._max_keys = max_keys
+        self._ends_ns: int | None = None
+        self._raw: list[Batch] = []
+        self._raw_rows = 0
+        self._partials: list[Batch] = []
+        self._merged = Batch({})
+        self._early = 0
+        self._windows = 0
+
+    @property
+    def columns(self) -> frozenset[str] | None:
+        """What the window needs of each record; None (all) where it passes rows through."""
+        return frozenset((*self._key, *self._measures)) if self._every_ns else None
+
+    def process(self, batch: Batch, now_ns: int) -> Batch:
+        """Take rows in; returns rows only when passing through or when the window had to be written out early."""
+        if not self._every_ns or not len(batch):
+            return batch
+        if self._ends_ns is None:
+            self._ends_ns = (now_ns // self._every_ns + 1) * self._every_ns
+        self._raw.append(batch.select((*self._key, *self._measures)))
+        self._raw_rows += len(batch)
+        if self._raw_rows >= _RAW_ROWS:
+            self._fold_raw()
+            if sum(len(p) for p in self._partials) >= max(_MIN_MERGE, len(self._merged)):
+                self._merge()
+                if len(self._merged) > self._max_keys:
+                    self._early += 1
+                    return self._take()
+        return Batch({})
+
+    def flush(self, now_ns: int, *, final: bool = False) -> Batch:
+        """The window's rows if it is over, or `final`."""
+        if self._ends_ns is None or not (final or now_ns >= self._ends_ns):
+            return Batch({})
+        self._ends_ns = None
+        self._windows += 1
+        self._fold_raw()
+        self._merge()
+        return self._take()
+
+    def _fold_raw(self) -> None:
+        if self._raw:
+            self._partials.append(aggregate(Batch.concat(self._raw), self._key, self._measures))
+            self._raw, self._raw_rows = [], 0
+
+    def _merge(self) -> None:
+        parts = [self._merged, *self._partials] if len(self._merged) else self._partials
+        self._partials = []
+        if len(parts) > 1:
+            self._merged = aggregate(Batch.concat(parts), self._key, self._measures)
+        elif parts:
+            self._merged = parts[0]
+
+    def _take(self) -> Batch:
+        rows, self._merged = self._merged, Batch({})
+        return rows
+
+    def families(self) -> Iterable[Family]:
+        """Self metrics."""
+        keys = len(self._merged) + sum(len(p) for p in self._partials)
+        yield Family("flowagent_windows", "counter", "Windows written out.", (), {(): self._windows})
+        yield Family("flowagent_window_early_flushes", "counter", "Times a window was written out early because it held more than max_keys keys.",
+                     (), {(): self._early})  # fmt: skip
+        yield Family("flowagent_window_rows", "gauge", "Aggregated rows held in memory.", (), {(): keys})

@@ -1,0 +1,304 @@
+"""The configuration: one YAML file into typed settings, with errors that say where, what and how to mend it.
+
+A kind is its `type`, which is the name of its module: `{type: kafka}` under
+`export` is `flowagent/export/kafka.py`. That module is imported only then.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import yaml
+
+from flowagent.component import Settings
+from flowagent.errors import ConfigError
+from flowagent.schema import COLUMNS, FLOW_KEY
+
+PACKAGES = {"ingest": "flowagent.ingest", "analyse": "flowagent.aggregate", "export": "flowagent.export"}
+"""Where the kinds of a section live."""
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_UNITS = {"ms": 1e-3, "s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
+_ENV = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class Window(Settings):
+    """Aggregation of flow records by key; `window: 0` passes every record on as it came."""
+
+    every: str | float = "10s"
+    """Length of a window; 0 passes records through."""
+    key: list[str] = [*FLOW_KEY, "exporter", "observation_domain", "in_if", "out_if", "direction"]
+    """Columns that make a key."""
+    measures: list[str] = ["bytes", "packets", "records", "start_ns", "end_ns", "received_ns", "tcp_flags"]
+    """Columns that are merged, each by its own rule."""
+    max_keys: Annotated[int, msgspec.Meta(ge=1024)] = 200_000
+    """Keys held in memory; a window with more is written out early, in parts."""
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds, 0 for pass-through."""
+        return parse_duration(self.every, "window.every")
+
+    def check(self) -> None:
+        """Raise ConfigError where a column cannot play its part."""
+        _ = self.seconds
+        for name in self.key:
+            if name not in COLUMNS or COLUMNS[name].merge != "key":
+                known = [c.name for c in COLUMNS.values() if c.merge == "key"]
+                raise ConfigError("window.key", f"{name!r} is not a key column{_did_you_mean(name, known)}")
+        for name in self.measures:
+            if name not in COLUMNS or COLUMNS[name].merge in ("key", "none"):
+                known = [c.name for c in COLUMNS.values() if c.merge not in ("key", "none")]
+                raise ConfigError("window.measures", f"{name!r} cannot be merged{_did_you_mean(name, known)}")
+
+
+class Tls(Settings):
+    """Certificate and key for HTTPS."""
+
+    cert: str
+    key: str
+
+
+class Http(Settings):
+    """The HTTP server: metrics, health and API."""
+
+    listen: str | None = "127.0.0.1:8077"
+    """Address to serve on; null for no server."""
+    token_file: str | None = None
+    """File with the bearer token that all but /healthz and /readyz ask for."""
+    tls: Tls | None = None
+
+
+class State(Settings):
+    """What survives a restart: templates and sampling rates."""
+
+    path: str | None = None
+    """Directory; default: $STATE_DIRECTORY, else $XDG_STATE_HOME/flowagent, else ~/.local/state/flowagent."""
+
+
+class Kind(NamedTuple):
+    """One configured component."""
+
+    section: str
+    name: str
+    type: str
+    settings: Settings
+
+
+class Config(NamedTuple):
+    """The whole configuration, checked."""
+
+    ingest: tuple[Kind, ...]
+    analyse: tuple[Kind, ...]
+    export: tuple[Kind, ...]
+    window: Window
+    http: Http
+    state: State
+
+
+class _File(Settings):
+    """The file's top level, before the kinds are looked up."""
+
+    ingest: list[dict[str, Any]] | None = None
+    analyse: list[dict[str, Any]] | None = None
+    export: list[dict[str, Any]] | None = None
+    window: Window | Annotated[int, msgspec.Meta(ge=0, le=0)] = Window()
+    http: Http = Http()
+    state: State = State()
+
+
+DEFAULTS: dict[str, list[dict[str, Any]]] = {"ingest": [{"type": "udp"}], "analyse": [{"type": "counters"}], "export": []}
+"""What runs without any configuration."""
+
+
+def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read a file (None: the defaults); raises ConfigError."""
+    if path is None:
+        return parse({}, environ)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise ConfigError(str(path), f"cannot read the configuration: {reason}") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ConfigError(where, f"is not YAML: {getattr(error, 'problem', error)}") from error
+    return parse({} if raw is None else raw, environ)
+
+
+def parse(raw: Any, environ: Mapping[str, str] = os.environ) -> Config:
+    """Check a configuration that was read already; raises ConfigError."""
+    if not isinstance(raw, dict):
+        raise ConfigError("", f"the configuration is a {type(raw).__name__}; it must be sections such as ingest: and export:")
+    file = _convert(_expand(raw, "", environ), _File, "")
+    window = file.window if isinstance(file.window, Window) else Window(every=0)
+    window.check()
+    kinds = {section: tuple(_kinds(section, getattr(file, section))) for section in PACKAGES}
+    if file.http.listen is not None:
+        parse_listen(file.http.listen, "http.listen")
+    if not kinds["ingest"]:
+        raise ConfigError("ingest", "is empty; name at least one source, such as {type: udp}")
+    return Config(window=window, http=file.http, state=file.state, **kinds)
+
+
+def _kinds(section: str, entries: list[dict[str, Any]] | None) -> Iterator[Kind]:
+    names: set[str] = set()
+    for i, entry in enumerate(DEFAULTS[section] if entries is None else entries):
+        path = f"{section}[{i}]"
+        fields = dict(entry)
+        kind = fields.pop("type", None)
+        if not isinstance(kind, str):
+            raise ConfigError(f"{path}.type", f"is missing; one of: {', '.join(kinds_of(section))}")
+        name = fields.pop("name", kind)
+        if not isinstance(name, str) or name in names:
+            if "name" in entry:
+                raise ConfigError(f"{path}.name", f"{name!r} is taken or no text; names must differ within {section}")
+            name = f"{kind}-{i + 1}"
+        names.add(name)
+        settings = _convert(fields, config_class(section, kind, f"{path}.type"), path)
+        yield Kind(section, name, kind, settings)
+
+
+def kinds_of(section: str) -> list[str]:
+    """The types that a section knows, by the names of its modules; nothing is run to find out but the imports."""
+    package = importlib.import_module(PACKAGES[section])
+    names = [m.name for m in pkgutil.iter_modules(package.__path__)]
+    return sorted(name for name in names if hasattr(_module(section, name), "Config"))
+
+
+def _module(section: str, name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"{PACKAGES[section]}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name == f"{PACKAGES[section]}.{name}":
+            return None
+        raise
+
+
+def config_class(section: str, kind: str, path: str) -> type[Settings]:
+    """The settings class of a kind; raises ConfigError where there is no such kind or a package is missing."""
+    if not kind.isidentifier() or kind.startswith("_"):
+        raise ConfigError(path, f"{kind!r} is not a kind; one of: {', '.join(kinds_of(section))}")
+    try:
+        module = _module(section, kind)
+    except ModuleNotFoundError as error:
+        raise ConfigError(path, f"{kind!r} needs the package {error.name}; install flowagent[{kind}]") from error
+    found: type[Settings] | None = getattr(module, "Config", None)
+    if found is None:
+        known = kinds_of(section)
+        raise ConfigError(path, f"{kind!r} is not a kind; one of: {', '.join(known)}{_did_you_mean(kind, known)}")
+    return found
+
+
+def _convert(value: Any, target: type[Any], path: str) -> Any:
+    try:
+        return msgspec.convert(value, target)
+    except msgspec.ValidationError as error:
+        problem, _, where = str(error).partition(" - at `$")
+        where = where.rstrip("`")
+        full = (path + where).lstrip(".")
+        unknown = re.search(r"unknown field `(.+)`", problem)
+        if unknown:
+            name = unknown[1]
+            known = _fields_at(target, where)
+            full = f"{full}.{name}".lstrip(".")
+            raise ConfigError(full, f"is not a setting{_did_you_mean(name, known)}; known: {', '.join(known)}") from error
+        bad = _value_at(value, where)
+        raise ConfigError(full, f"{bad!r} is wrong: {problem[0].lower()}{problem[1:]}") from error
+
+
+def _fields_at(target: Any, where: str) -> list[str]:
+    for part in re.findall(r"\.(\w+)", where):
+        names = dict(zip(target.__struct_fields__, msgspec.structs.fields(target), strict=False))
+        inner = names[part].type
+        candidates = [inner, *getattr(inner, "__args__", ())]
+        target = next((c for c in candidates if hasattr(c, "__struct_fields__")), target)
+    return list(target.__struct_fields__)
+
+
+def _value_at(value: Any, where: str) -> Any:
+    for key, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", where):
+        try:
+            value = value[key] if key else value[0 if index == "..." else int(index)]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _expand(value: Any, path: str, environ: Mapping[str, str]) -> Any:
+    """Replace ${NAME} and ${NAME:-default} in texts."""
+    if isinstance(value, dict):
+        return {k: _expand(v, f"{path}.{k}".lstrip("."), environ) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, f"{path}[{i}]", environ) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        found = environ.get(name, default)
+        if found is None:
+            raise ConfigError(path, f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}")
+        return found
+
+    return _ENV.sub(replace, value)
+
+
+def parse_listen(text: str, path: str) -> tuple[str, int]:
+    """`host:port`, `[v6]:port` or `:port` into both parts."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ConfigError(path, f"{text!r} is not an address to listen on; write host:port, such as 127.0.0.1:8077 or [::]:4739")
+    return host or "::", int(port)
+
+
+def parse_duration(value: str | float, path: str) -> float:
+    """Seconds from a number or a text such as 10s, 500ms, 5m, 1h."""
+    if isinstance(value, int | float):
+        seconds = float(value)
+    else:
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            raise ConfigError(path, f"{value!r} is not a duration; write a number of seconds, or 500ms, 10s, 5m, 1h")
+        seconds = float(match[1]) * _UNITS[match[2]]
+    if not 0 <= seconds <= 86400 * 366:
+        raise ConfigError(path, f"{value!r} is out of range; durations are between 0 and a year")
+    return seconds
+
+
+def parse_size(value: str | int, path: str) -> int:
+    """Bytes from a number or a text such as 64MB, 256MiB."""
+    if isinstance(value, int):
+        return value
+    match = re.fullmatch(r"(\d+)\s*([kMGT]?)(i?)B?", value.strip())
+    if match is None:
+        raise ConfigError(path, f"{value!r} is not a size; write bytes, or 500kB, 64MiB, 1GB")
+    power = " kMGT".index(match[2] or " ")
+    return int(match[1]) * int((1024 if match[3] else 1000) ** power)
+
+
+def state_directory(state: State, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where state is kept."""
+    if state.path is not None:
+        return Path(state.path)
+    if environ.get("STATE_DIRECTORY"):
+        return Path(environ["STATE_DIRECTORY"].split(":")[0])
+    base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "flowagent"

@@ -1,0 +1,1 @@
+"""Sinks, the encoders they share, and the Prometheus exposition."""

@@ -1,0 +1,165 @@
+"""Sink `file`: NDJSON to a file or to stdout.
+
+With rotation, rows go to `NAME.part`, which gets its final name (by an atomic
+rename) when it is complete: what has a final name is whole. `strftime` fields
+in the path are the UTC time at which the file was begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal, Self
+
+import msgspec
+import zstandard
+
+from flowagent.batch import Batch
+from flowagent.clock import SECOND
+from flowagent.component import Context, Settings
+from flowagent.config import parse_duration, parse_size
+from flowagent.errors import ConfigError, Rejected, Retry
+from flowagent.export.encode import json_lines
+
+Compression = Literal["none", "gzip", "zstd"]
+_BY_SUFFIX: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+
+
+class Config(Settings):
+    """Write flows as lines of JSON."""
+
+    path: str
+    """The file; `-` is stdout. May hold strftime fields. Ending in .gz or .zst it is compressed."""
+    rotate_every: str | float = 0
+    """Begin a new file after this time (10m, 1h); 0 for never."""
+    rotate_size: str | int = 0
+    """Begin a new file after this many bytes of rows (before compression); 0 for never."""
+    keep: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Files to keep beside the current one; 0 keeps all."""
+    compression: Compression | None = None
+    """Default: by the path's ending."""
+
+    def build(self, ctx: Context) -> FileSink:
+        every = parse_duration(self.rotate_every, f"{ctx.name}.rotate_every")
+        size = parse_size(self.rotate_size, f"{ctx.name}.rotate_size")
+        if self.path == "-" and (every or size or (self.compression or "none") != "none"):
+            raise ConfigError(f"{ctx.name}.path", "stdout can neither be rotated nor compressed; name a file")
+        if self.keep and not (every or size):
+            raise ConfigError(f"{ctx.name}.keep", "needs rotate_every or rotate_size")
+        if (every or size) and "%" not in self.path:
+            raise ConfigError(f"{ctx.name}.path", "needs strftime fields such as %Y%m%dT%H%M%S, or each file would replace the last")
+        return FileSink(self, ctx, every, size)
+
+
+class FileSink:
+    """Opens a file at the first rows, so that no empty file is left."""
+
+    def __init__(self, config: Config, ctx: Context, every: float, size: int) -> None:
+        self._config = config
+        self._ctx = ctx
+        self._every_ns = round(every * SECOND)
+        self._size = size
+        self._compression = config.compression or _BY_SUFFIX.get(Path(config.path).suffix, "none")
+        self._raw: BinaryIO | None = None
+        self._out: BinaryIO | None = None
+        self._final: Path | None = None
+        self._written = 0
+        self._begun_ns = 0
+        self._done: list[Path] = []
+
+    async def __aenter__(self) -> Self:
+        if self._config.path != "-":
+            directory = Path(self._name(self._ctx.clock.now_ns())).parent
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                if not os.access(directory, os.W_OK):
+                    raise PermissionError(13, "permission denied")
+            except OSError as error:
+                raise ConfigError(
+                    f"{self._ctx.name}.path", f"cannot write in {directory}: {error.strerror}; choose another directory"
+                ) from error
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._finish()
+
+    def columns(self) -> frozenset[str] | None:
+        return None
+
+    async def write(self, batch: Batch) -> int:
+        now_ns = self._ctx.clock.now_ns()
+        lines = json_lines(batch)
+        try:
+            if self._due(now_ns):
+                self._finish()
+            if self._out is None:
+                self._begin(now_ns)
+            assert self._out is not None
+            self._out.write(lines)
+            self._out.flush()
+        except BrokenPipeError as error:
+            raise Rejected("closed", "nobody reads stdout any more") from error
+        except OSError as error:
+            raise Retry(f"cannot write {self._final or self._config.path}: {error.strerror}") from error
+        self._written += len(lines)
+        return len(lines)
+
+    def _due(self, now_ns: int) -> bool:
+        if self._out is None:
+            return False
+        return bool(
+            (self._size and self._written >= self._size) or (self._every_ns and now_ns - self._begun_ns >= self._every_ns)
+        )
+
+    def _begin(self, now_ns: int) -> None:
+        self._begun_ns, self._written = now_ns, 0
+        if self._config.path == "-":
+            self._out = sys.stdout.buffer
+            return
+        self._final = self._free(Path(self._name(now_ns)))
+        rotating = bool(self._every_ns or self._size)
+        target = self._final.with_name(self._final.name + ".part") if rotating else self._final
+        self._raw = target.open("wb" if rotating else "ab")
+        if self._compression == "gzip":
+            self._out = gzip.GzipFile(fileobj=self._raw, mode="wb", compresslevel=6)  # type: ignore[assignment]
+        elif self._compression == "zstd":
+            self._out = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)  # type: ignore[assignment]
+        else:
+            self._out = self._raw
+
+    def _finish(self) -> None:
+        out, raw, final = self._out, self._raw, self._final
+        self._out = self._raw = self._final = None
+        if raw is None or final is None or out is None:
+            return
+        with contextlib.suppress(OSError):
+            if out is not raw:
+                out.close()
+        raw.close()
+        part = final.with_name(final.name + ".part")
+        if part.exists():
+            part.replace(final)
+            self._done.append(final)
+            while self._config.keep and len(self._done) > self._config.keep:
+                self._done.pop(0).unlink(missing_ok=True)
+
+    def _free(self, path: Path) -> Path:
+        """A name that replaces no finished file when two begin within the path's resolution."""
+        if not (self._every_ns or self._size):
+            return path
+        stem, dot, rest = path.name.partition(".")
+        count, free = 1, path
+        while free.exists():
+            count += 1
+            free = path.with_name(f"{stem}-{count}{dot}{rest}")
+        return free
+
+    def _name(self, now_ns: int) -> str:
+        moment = datetime.fromtimestamp(now_ns / SECOND, UTC)
+        return moment.strftime(self._config.path) if "%" in self._config.path else self._config.path
+
+

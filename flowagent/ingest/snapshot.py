@@ -1,0 +1,67 @@
+"""Templates and sampling rates on disk, so that a restart costs no blind minutes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from flowagent.component import Context
+from flowagent.ingest.exporters import Exporters
+
+_FORMAT = 1
+
+
+class Snapshot:
+    """One file for each source, replaced atomically when something changed."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._saved = 0
+        self._failed = False
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies; None where the agent keeps no state."""
+        return self._ctx.state_dir / f"templates-{self._ctx.name}.msgpack" if self._ctx.state_dir else None
+
+    def load(self, exporters: Exporters) -> None:
+        """Take up what was saved; a file that cannot be read is set aside."""
+        path = self.path
+        if path is None or not path.exists():
+            return
+        try:
+            saved = msgspec.msgpack.decode(path.read_bytes())
+            if saved["format"] != _FORMAT:
+                raise ValueError(f"format {saved['format']}")
+            exporters.restore(saved["exporters"])
+        except (OSError, KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
+            aside = path.with_suffix(".bad")
+            with contextlib.suppress(OSError):
+                path.replace(aside)
+            self._ctx.log.error("cannot use the saved templates in %s (%s); set aside as %s", path, error, aside.name)  # noqa: TRY400
+        self._saved = exporters.changed
+
+    def save(self, exporters: Exporters) -> None:
+        """Write the file if anything changed since the last time; a failure is logged once and tried again."""
+        path = self.path
+        if path is None or exporters.changed == self._saved:
+            return
+        data = msgspec.msgpack.encode({"format": _FORMAT, "exporters": exporters.snapshot()})
+        temporary = path.with_suffix(".tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            if not self._failed:
+                self._ctx.log.warning("cannot save templates to %s: %s; they will not survive a restart", path, error.strerror)
+            self._failed = True
+            return
+        self._failed = False
+        self._saved = exporters.changed

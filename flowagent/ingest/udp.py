@@ -1,0 +1,250 @@
+"""Source `udp`: exports of any protocol on any port.
+
+Waking up for every datagram costs more than reading it, so the source lets
+datagrams gather in the socket's buffer and takes hundreds at a time: it waits
+at most `max_delay`, less when the buffer would fill by more than a quarter at
+the rate seen, and not at all under full load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Iterable
+from typing import Annotated, Any, Self
+
+import msgspec
+
+from flowagent.component import Context, Deliver, Settings
+from flowagent.config import parse_listen
+from flowagent.errors import ConfigError
+from flowagent.ingest.decoder import Decoder
+from flowagent.ingest.rates import Overrides
+from flowagent.ingest.recvmmsg import Receiver
+from flowagent.ingest.report import decoder_families, describe_exporters
+from flowagent.ingest.snapshot import Snapshot
+from flowagent.metrics import Family
+
+DEFAULT_PORTS = (2055, 4739, 6343)
+_SO_RCVBUFFORCE = 33
+_SO_MEMINFO = 55
+_MEMINFO_DROPS = 8
+_SKB_OVERHEAD = 900
+"""Bytes of receive buffer a datagram takes beyond its payload, about."""
+_FLOOR_RATE = 100_000
+"""A burst of this many datagrams a second must fit into the buffer while the source waits."""
+_HOUSEKEEPING = 5.0
+"""Seconds between saving templates and forgetting what is old."""
+
+
+class Config(Settings):
+    """Receive exports over UDP."""
+
+    listen: str | list[str] = msgspec.field(default_factory=lambda: [f"[::]:{port}" for port in DEFAULT_PORTS])
+    """Addresses to bind; [::] takes IPv4 too."""
+    receive_buffer: Annotated[int, msgspec.Meta(ge=4096)] = 64 << 20
+    """Bytes of kernel buffer to ask for, for each address."""
+    reuse_port: bool = False
+    """Share the port with other processes (SO_REUSEPORT)."""
+    sampling_rates: dict[str, Annotated[float, msgspec.Meta(ge=1)]] = {}
+    """Sampling rate by exporter subnet, over what the exporter says."""
+    max_delay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    """Seconds that a datagram may wait in the socket."""
+    batch: Annotated[int, msgspec.Meta(ge=16, le=16384)] = 2048
+    """Datagrams taken at once."""
+
+    def build(self, ctx: Context) -> UdpSource:
+        addresses = [self.listen] if isinstance(self.listen, str) else self.listen
+        if not addresses:
+            raise ConfigError(f"{ctx.name}.listen", "is empty; name an address such as 0.0.0.0:4739")
+        endpoints = [parse_listen(text, f"{ctx.name}.listen") for text in addresses]
+        try:
+            overrides = Overrides(self.sampling_rates)
+        except ValueError as error:
+            raise ConfigError(f"{ctx.name}.sampling_rates", f"{error}; write subnets such as 10.0.0.0/8") from error
+        return UdpSource(self, ctx, endpoints, overrides)
+
+
+class UdpSource:
+    """Reads its sockets in turn; one decoder, since exporters may use any of the ports."""
+
+    def __init__(self, config: Config, ctx: Context, endpoints: list[tuple[str, int]], overrides: Overrides) -> None:
+        self._config = config
+        self._ctx = ctx
+        self._endpoints = endpoints
+        self._sockets: list[socket.socket] = []
+        self._receiver: Receiver | None = None
+        self._snapshot = Snapshot(ctx)
+        self.decoder = Decoder(overrides=overrides)
+        self._capacity = 1
+        self._drops: dict[int, int] = {}
+        self._readable = asyncio.Event()
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports bound, in the order of `listen`."""
+        return [s.getsockname()[1] for s in self._sockets]
+
+    async def __aenter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            for host, port in self._endpoints:
+                self._sockets.append(stack.enter_context(self._open(host, port)))
+            stack.pop_all()
+        self._receiver = Receiver(self._config.batch)
+        self._snapshot.load(self.decoder.exporters)
+        self._ctx.metrics.add(self._families)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._ctx.metrics.remove(self._families)
+        self._snapshot.save(self.decoder.exporters)
+        self.decoder.close()
+        for sock in self._sockets:
+            sock.close()
+        self._sockets = []
+
+    def want(self, columns: frozenset[str] | None) -> None:
+        self.decoder.want(columns)
+
+    def ready(self) -> str | None:
+        if not self._sockets:
+            return f"{self._ctx.name}: not listening"
+        if len(self.decoder.held):
+            return f"{self._ctx.name}: {len(self.decoder.held)} data sets wait for their template"
+        return None
+
+    def exporters(self) -> list[dict[str, Any]]:
+        """What is known of each exporter, for the API."""
+        return describe_exporters(self.decoder, self._ctx.name)
+
+    async def run(self, deliver: Deliver) -> None:
+        """Until cancelled."""
+        loop = asyncio.get_running_loop()
+        clock = self._ctx.clock
+        due = clock.monotonic() + _HOUSEKEEPING
+        try:
+            while True:
+                if not self._readable.is_set():
+                    for sock in self._sockets:
+                        loop.add_reader(sock.fileno(), self._wake)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(max(0.0, due - clock.monotonic())):
+                            await self._readable.wait()
+                began = clock.monotonic()
+                count = await self._drain(deliver)
+                if clock.monotonic() >= due:
+                    due = clock.monotonic() + _HOUSEKEEPING
+                    self._housekeeping()
+                if not count:
+                    self._readable.clear()
+                    continue
+                await asyncio.sleep(self._delay(count, clock.monotonic() - began))
+        finally:
+            for sock in self._sockets:
+                loop.remove_reader(sock.fileno())
+            self._drain_rest(deliver)
+
+    def _wake(self) -> None:
+        self._readable.set()
+        # Until the sockets are empty again nobody needs to be told.
+        for sock in self._sockets:
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+
+    async def _drain(self, deliver: Deliver) -> int:
+        """Empty the sockets, letting others run between calls; how many datagrams there were."""
+        total = 0
+        for sock in self._sockets:
+            while True:
+                count = self._receive(sock, deliver)
+                total += count
+                if count < self._config.batch:
+                    break
+                await asyncio.sleep(0)
+        return total
+
+    def _drain_rest(self, deliver: Deliver) -> None:
+        """What the kernel still holds when the source ends, up to what it can hold."""
+        for sock in self._sockets:
+            left = self._capacity
+            while left > 0 and (count := self._receive(sock, deliver)):
+                left -= count
+
+    def _receive(self, sock: socket.socket, deliver: Deliver) -> int:
+        assert self._receiver is not None
+        try:
+            datagrams = self._receiver.receive(sock, self._ctx.clock.now_ns())
+        except OSError as error:
+            # Such as an ICMP error that the kernel reports here; the socket goes on.
+            self._ctx.log.warning("receive failed: %s", error)
+            return 0
+        if datagrams is None:
+            return 0
+        batch = self.decoder.feed(datagrams)
+        if len(batch):
+            deliver(batch)
+        return len(datagrams)
+
+    def _delay(self, count: int, spent: float) -> float:
+        """Seconds to wait before the next look, so that at most a quarter of the buffer fills meanwhile."""
+        self._rate = count / max(spent + getattr(self, "_last_delay", 0.0), 1e-6)
+        self._last_delay = min(self._config.max_delay, self._capacity / 4 / max(self._rate, _FLOOR_RATE))
+        return self._last_delay
+
+    def _housekeeping(self) -> None:
+        self.decoder.expire(self._ctx.clock.now_ns())
+        self._snapshot.save(self.decoder.exporters)
+
+    def _open(self, host: str, port: int) -> socket.socket:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError:
+            if host != "::":
+                raise
+            host, sock = "0.0.0.0", socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)  # noqa: S104
+        try:
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            if self._config.reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._grow_buffer(sock, host, port)
+            sock.bind((host, port))
+        except OSError as error:
+            sock.close()
+            raise ConfigError(
+                f"{self._ctx.name}.listen",
+                f"cannot listen on UDP {host} port {port}: {error.strerror}; choose another or end the program that has it",
+            ) from error
+        return sock
+
+    def _grow_buffer(self, sock: socket.socket, host: str, port: int) -> None:
+        wish = self._config.receive_buffer
+        for option in (_SO_RCVBUFFORCE, socket.SO_RCVBUF):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, option, wish)
+                break
+        # The kernel doubles what was asked and reports that.
+        granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+        self._capacity = max(1, 2 * granted // (1500 + _SKB_OVERHEAD))
+        level = self._ctx.log.info if granted >= wish else self._ctx.log.warning
+        level("UDP %s port %d: receive buffer %d bytes of %d asked%s", host, port, granted, wish,
+              "" if granted >= wish else " (raise net.core.rmem_max)")  # fmt: skip
+
+    def _kernel_drops(self) -> int:
+        """Datagrams the kernel dropped for want of buffer, exact also when nothing comes after them."""
+        total = 0
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                info = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+                total += struct.unpack("9I", info)[_MEMINFO_DROPS]
+        return total
+
+    def _families(self) -> Iterable[Family]:
+        name = (self._ctx.name,)
+        yield Family("flowagent_socket_drops", "counter", "Datagrams the kernel dropped because the receive buffer was full.",
+                     ("source",), {name: self._kernel_drops()})  # fmt: skip
+        yield from decoder_families(self.decoder, self._ctx.name)
+
+

@@ -1,0 +1,20 @@
+"""Logging to stderr: one line an event, levels by name, journald's own time stamps left to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+
+def set_up(level: str) -> None:
+    """Send flowagent's log to stderr; under systemd without time stamps, which the journal has already."""
+    form = "%(levelname)s %(name)s: %(message)s"
+    if "JOURNAL_STREAM" not in os.environ:
+        form = "%(asctime)s " + form
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(form, datefmt="%Y-%m-%dT%H:%M:%S%z"))
+    logger = logging.getLogger("flowagent")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False

@@ -1,0 +1,62 @@
+"""What became of the records: decoded = exported + sampled out + dropped by reason + still inside.
+
+Counted in input records: a row of a window counts for as many as it stands for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from flowagent.metrics import Family
+
+
+class Outcomes:
+    """The account of one pipeline."""
+
+    def __init__(self) -> None:
+        self.decoded = 0
+        self.counts: Counter[tuple[str, str]] = Counter({("exported", ""): 0, ("sampled_out", ""): 0})
+
+    def dropped(self, reason: str, records: int) -> None:
+        """These records go nowhere, for a reason from a bounded set."""
+        self.counts["dropped", reason] += records
+
+    def exported(self, records: int) -> None:
+        """These records reached a sink, or the end of a pipeline that has none."""
+        self.counts["exported", ""] += records
+
+    @property
+    def pending(self) -> int:
+        """Records inside the pipeline: in a window or a queue."""
+        return self.decoded - sum(self.counts.values())
+
+    def families(self) -> Iterable[Family]:
+        """The account as metrics."""
+        yield Family("flowagent_records", "counter", "Flow records by what became of them.",
+                     ("outcome", "reason"), dict(self.counts))  # fmt: skip
+        yield Family("flowagent_records_pending", "gauge", "Flow records in windows and queues.", (), {(): self.pending})
+
+
+class Ticket:
+    """Follows one batch through all sinks: exported if any took it, else dropped for the last one's reason."""
+
+    __slots__ = ("_left", "_outcomes", "_records", "_taken")
+
+    def __init__(self, outcomes: Outcomes, records: int, sinks: int) -> None:
+        self._outcomes = outcomes
+        self._records = records
+        self._left = sinks
+        self._taken = False
+        if sinks == 0:
+            outcomes.exported(records)
+
+    def done(self, reason: str | None) -> None:
+        """One sink is through with the batch; `reason` says why it did not take it."""
+        self._taken |= reason is None
+        self._left -= 1
+        if self._left == 0:
+            if self._taken:
+                self._outcomes.exported(self._records)
+            else:
+                self._outcomes.dropped(reason or "", self._records)

@@ -1,0 +1,152 @@
+"""HTTP: metrics, health, the exporters known, and a page that says so."""
+
+from __future__ import annotations
+
+import hmac
+import ssl
+from collections.abc import Awaitable, Callable
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from aiohttp import web
+
+from flowagent import __version__
+from flowagent.component import Context
+from flowagent.config import Http, parse_listen
+from flowagent.errors import ConfigError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_OPEN = ("/healthz", "/readyz")
+_LINKS = {
+    "/metrics": "metrics for Prometheus",
+    "/healthz": "whether the agent lives",
+    "/readyz": "whether it can take exports and pass them on, and what is missing",
+    "/api/v1/exporters": "exporters: templates, sampling rates, loss",
+    "/api/v1/openapi.json": "description of the API",
+}
+
+
+class Agent(Protocol):
+    """What the server shows."""
+
+    def render_metrics(self, accept: str) -> tuple[bytes, str]:
+        """The exposition and its content type."""
+
+    def not_ready(self) -> list[str]:
+        """What is missing."""
+
+    def exporters(self) -> list[dict[str, Any]]:
+        """The exporters known."""
+
+
+class Server:
+    """Serves inside `async with`; does nothing where no address is configured."""
+
+    def __init__(self, config: Http, agent: Agent, ctx: Context) -> None:
+        self._config = config
+        self._agent = agent
+        self._ctx = ctx
+        self._runner: web.AppRunner | None = None
+        self._token = self._read_token()
+        self.port: int | None = None
+
+    def _read_token(self) -> str | None:
+        if self._config.token_file is None:
+            return None
+        try:
+            token = Path(self._config.token_file).read_text("utf-8").strip()
+        except OSError as error:
+            raise ConfigError("http.token_file", f"cannot read {self._config.token_file}: {error.strerror}") from error
+        if not token:
+            raise ConfigError("http.token_file", f"{self._config.token_file} is empty; write the token into it")
+        return token
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self._config.tls is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self._config.tls.cert, self._config.tls.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError("http.tls", f"cannot use {self._config.tls.cert} with {self._config.tls.key}: {error}") from error
+        return context
+
+    async def __aenter__(self) -> Self:
+        if self._config.listen is None:
+            return self
+        host, port = parse_listen(self._config.listen, "http.listen")
+        app = web.Application(middlewares=[self._guard()])
+        app.add_routes([
+            web.get("/", self._index),
+            web.get("/metrics", self._metrics),
+            web.get("/healthz", self._healthz),
+            web.get("/readyz", self._readyz),
+            web.get("/api/v1/exporters", self._exporters),
+            web.get("/api/v1/openapi.json", self._openapi),
+        ])  # fmt: skip
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        try:
+            site = web.TCPSite(self._runner, host, port, ssl_context=self._tls())
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            self._runner = None
+            raise ConfigError(
+                "http.listen",
+                f"cannot listen on TCP {self._config.listen}: {error.strerror}; choose another or end the program that has it",
+            ) from error
+        except ConfigError:
+            await self._runner.cleanup()
+            self._runner = None
+            raise
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _guard(self) -> Any:
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if self._token is not None and request.path not in _OPEN:
+                given = request.headers.get("Authorization", "")
+                if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+                    raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"}, text="a bearer token is needed\n")
+            response = await handler(request)
+            response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+            response.headers["X-Content-Type-Options"] = "nosniff"
+            return response
+
+        return guard
+
+    async def _index(self, _: web.Request) -> web.Response:
+        items = "".join(f'<li><a href="{path}">{path}</a> {escape(text)}</li>' for path, text in _LINKS.items())
+        page = (
+            '<!doctype html><html lang="en"><meta charset="utf-8"><title>flowagent</title>'
+            "<style>body{font:1rem/1.6 system-ui;margin:3rem;color-scheme:light dark}</style>"
+            f"<h1>flowagent {__version__}</h1><ul>{items}</ul></html>"
+        )
+        return web.Response(text=page, content_type="text/html")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._agent.render_metrics(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        missing = self._agent.not_ready()
+        return web.Response(text="\n".join(missing or ["ready"]) + "\n", status=503 if missing else 200)
+
+    async def _exporters(self, _: web.Request) -> web.Response:
+        return web.json_response(self._agent.exporters())
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        text = resources.files("flowagent.web").joinpath("openapi.json").read_text("utf-8")
+        return web.Response(text=text, content_type="application/json")
