@@ -45,6 +45,9 @@ class Context:
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every configuration: immutable, strict about names and types, equal by value."""
 
+    def __hash__(self) -> int:
+        return hash(msgspec.json.encode(self))
+
 
 Deliver = Callable[[Batch], None]
 """Takes the rows a source decoded; never blocks."""

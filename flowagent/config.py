@@ -35,9 +35,9 @@ class Window(Settings):
 
     every: str | float = "10s"
     """Length of a window; 0 passes records through."""
-    key: list[str] = [*FLOW_KEY, "exporter", "observation_domain", "in_if", "out_if", "direction"]
+    key: tuple[str, ...] = (*FLOW_KEY, "exporter", "observation_domain", "in_if", "out_if", "direction")
     """Columns that make a key."""
-    measures: list[str] = ["bytes", "packets", "records", "start_ns", "end_ns", "received_ns", "tcp_flags"]
+    measures: tuple[str, ...] = ("bytes", "packets", "records", "start_ns", "end_ns", "received_ns", "tcp_flags")
     """Columns that are merged, each by its own rule."""
     max_keys: Annotated[int, msgspec.Meta(ge=1024)] = 200_000
     """Keys held in memory; a window with more is written out early, in parts."""
@@ -302,3 +302,41 @@ def state_directory(state: State, environ: Mapping[str, str] = os.environ) -> Pa
         return Path(environ["STATE_DIRECTORY"].split(":")[0])
     base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "flowagent"
+
+
+EXAMPLE = """\
+# Everything here may be left out; `flowagent run` works without a configuration.
+ingest:
+  - {type: udp, listen: ["[::]:2055", "[::]:4739", "[::]:6343"], receive_buffer: 67108864}
+    # sampling_rates: {"192.0.2.0/24": 1000}   # for exporters that do not say theirs
+analyse:
+  - {type: counters, labels: [exporter, proto], max_series: 1000}
+window: {every: 10s, max_keys: 200000}         # 0 passes every record through
+export:
+  - {type: file, path: "flows-%Y%m%dT%H%M%S.ndjson.zst", rotate_every: 10m, keep: 144}
+http: {listen: "127.0.0.1:8077"}
+"""
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as plain data, every default filled in."""
+    out: dict[str, Any] = {}
+    for section in PACKAGES:
+        kinds: tuple[Kind, ...] = getattr(config, section)
+        out[section] = [{"type": k.type, "name": k.name, **msgspec.to_builtins(k.settings)} for k in kinds]
+    return {**out, **{name: msgspec.to_builtins(getattr(config, name)) for name in ("window", "http", "state")}}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of the file, for editors and checks."""
+    schema = msgspec.json.schema(_File)
+    for section in PACKAGES:
+        choices = []
+        for kind in kinds_of(section):
+            settings = msgspec.json.schema(config_class(section, kind, section))
+            one = settings["$defs"][settings["$ref"].rpartition("/")[2]]
+            one["properties"] = {"type": {"const": kind}, "name": {"type": "string"}, **one["properties"]}
+            one["required"] = ["type", *one.get("required", [])]
+            choices.append(one)
+        schema["$defs"]["_File"]["properties"][section] = {"type": "array", "items": {"oneOf": choices}}
+    return schema

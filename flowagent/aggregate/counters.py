@@ -31,7 +31,7 @@ _FLOAT_EXACT = 1 << 53
 class Config(Settings):
     """Count flows by label."""
 
-    labels: list[str] = ["exporter", "proto"]
+    labels: tuple[str, ...] = ("exporter", "proto")
     """Columns that become labels."""
     max_series: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000
     """Label sets kept apart; the rest is counted together as `other`."""
@@ -43,7 +43,7 @@ class Config(Settings):
                 raise ConfigError(f"{ctx.name}.labels", f"{name!r} cannot be a label; one of: {known}")
         if len(set(self.labels)) != len(self.labels):
             raise ConfigError(f"{ctx.name}.labels", "names a column twice")
-        return Counters(tuple(self.labels), self.max_series)
+        return Counters(self.labels, self.max_series)
 
 
 class Counters:

@@ -39,6 +39,13 @@ class Datagrams:
         start = int(self.offset[i])
         return self.data[start : start + int(self.length[i])].tobytes()
 
+    def part(self, start: int, stop: int) -> Datagrams:
+        """A run of these datagrams, in the same buffer."""
+        run = slice(start, stop)
+        return Datagrams(
+            self.data, self.offset[run], self.length[run], self.exporter[:, run], self.port[run], self.received_ns[run]
+        )
+
     @classmethod
     def of(
         cls,

@@ -42,7 +42,7 @@ _HOUSEKEEPING = 5.0
 class Config(Settings):
     """Receive exports over UDP."""
 
-    listen: str | list[str] = msgspec.field(default_factory=lambda: [f"[::]:{port}" for port in DEFAULT_PORTS])
+    listen: str | tuple[str, ...] = tuple(f"[::]:{port}" for port in DEFAULT_PORTS)
     """Addresses to bind; [::] takes IPv4 too."""
     receive_buffer: Annotated[int, msgspec.Meta(ge=4096)] = 64 << 20
     """Bytes of kernel buffer to ask for, for each address."""
@@ -56,7 +56,7 @@ class Config(Settings):
     """Datagrams taken at once."""
 
     def build(self, ctx: Context) -> UdpSource:
-        addresses = [self.listen] if isinstance(self.listen, str) else self.listen
+        addresses = (self.listen,) if isinstance(self.listen, str) else self.listen
         if not addresses:
             raise ConfigError(f"{ctx.name}.listen", "is empty; name an address such as 0.0.0.0:4739")
         endpoints = [parse_listen(text, f"{ctx.name}.listen") for text in addresses]

@@ -1,0 +1,5 @@
+"""`python -m flowagent`."""
+
+from flowagent.cli import main
+
+main()

@@ -1,0 +1,182 @@
+"""Replay: captured exports through the decoder, and on request through the pipeline's stages.
+
+Time is the capture's own, so a replay gives the same rows every time, however
+fast it runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from flowagent.addresses import address_text
+from flowagent.aggregate.window import Window
+from flowagent.batch import Batch
+from flowagent.clock import SECOND
+from flowagent.config import Window as WindowConfig
+from flowagent.errors import ConfigError
+from flowagent.export.encode import json_lines
+from flowagent.ingest.datagrams import Datagrams
+from flowagent.ingest.decoder import Decoder
+from flowagent.ingest.pcap import Capture, captures
+from flowagent.ingest.rates import Overrides
+from flowagent.outcome import Outcomes
+from flowagent.prepare import Prepare
+
+SUMMED = ("datagrams", "records", "templates", "options_templates", "options_records", "bytes", "packets", "lost_records")
+_REAL_CHUNK = 64
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a capture held."""
+
+    file: str
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0))
+    errors: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    buffered: dict[str, int] = field(default_factory=lambda: {"held": 0, "replayed": 0, "expired": 0})
+    exporters: list[str] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """As it is printed."""
+        return {
+            "file": self.file,
+            **self.counts,
+            "errors": self.errors,
+            "skipped": self.skipped,
+            "buffered": self.buffered,
+            "exporters": self.exporters,
+        }
+
+
+def total(summaries: Iterable[Summary]) -> Summary:
+    """The same over all captures."""
+    out = Summary("")
+    for one in summaries:
+        for mine, more in ((out.counts, one.counts), (out.errors, one.errors),
+                           (out.skipped, one.skipped), (out.buffered, one.buffered)):  # fmt: skip
+            for name, count in more.items():
+                mine[name] = mine.get(name, 0) + count
+        out.exporters = sorted({*out.exporters, *one.exporters})
+    return out
+
+
+class Pace:
+    """Waits so that capture time passes at `factor` times the speed of the clock; 0 does not wait."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self._began: tuple[float, int] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Pace:
+        """`max`, `real` or a factor such as `10x`."""
+        if text in ("max", "real"):
+            return cls(0 if text == "max" else 1)
+        try:
+            factor = float(text.removesuffix("x"))
+        except ValueError:
+            factor = 0
+        if not 0 < factor < 1e9:
+            raise ConfigError("--speed", f"{text!r} is none; write max, real, or a factor such as 10x")
+        return cls(factor)
+
+    def wait(self, at_ns: int) -> None:
+        """Until it is time for what was captured at this moment."""
+        if not self.factor:
+            return
+        now = time.perf_counter()
+        if self._began is None:
+            self._began = (now, at_ns)
+        due = self._began[0] + (at_ns - self._began[1]) / SECOND / self.factor
+        if due > now:
+            time.sleep(due - now)
+
+
+class Replay:
+    """Replays captures one after the other; each begins with an empty template store."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        pace: Pace,
+        overrides: Overrides | None = None,
+    ) -> None:
+        self._captures = captures(paths)
+        self._pace = pace
+        self._overrides = overrides
+        self.progress: Callable[[int], None] | None = None
+        self.summaries: list[Summary] = []
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all files, for a progress bar."""
+        return sum(capture.size for capture in self._captures)
+
+    def raw(self, out: BinaryIO | None) -> None:
+        """Every decoded record, as exported, in its order; `out` None only counts."""
+        for capture in self._captures:
+            for batch in self._decode(capture, ordered=out is not None):
+                if out is not None:
+                    out.write(json_lines(batch))
+
+    def rows(self, out: BinaryIO, config: WindowConfig) -> None:
+        """What `flowagent run` would forward: de-duplicated and aggregated by window."""
+        for capture in self._captures:
+            prepare = Prepare(Outcomes())
+            window = Window(round(config.seconds * SECOND), config.key, config.measures, config.max_keys)
+            now_ns = 0
+            for batch in self._decode(capture, ordered=False):
+                now_ns = int(batch["received_ns"].max())
+                out.write(json_lines(window.flush(now_ns)))
+                out.write(json_lines(window.process(prepare.process(batch, now_ns), now_ns)))
+            out.write(json_lines(window.flush(now_ns, final=True)))
+
+    def _decode(self, capture: Capture, *, ordered: bool) -> Iterator[Batch]:
+        decoder = Decoder(ordered=ordered, overrides=self._overrides)
+        summary = Summary(capture.name)
+        self.summaries.append(summary)
+        for datagrams in self._paced(capture):
+            summary.exporters = sorted({*summary.exporters, *_exporters(datagrams)})
+            batch = decoder.feed(datagrams)
+            summary.counts["bytes"] += batch.total("bytes")
+            summary.counts["packets"] += batch.total("packets")
+            if len(batch):
+                yield batch
+        decoder.close()
+        _fill(summary, decoder, capture)
+
+    def _paced(self, capture: Capture) -> Iterator[Datagrams]:
+        for datagrams in capture.datagrams(progress=self.progress):
+            if not self._pace.factor:
+                yield datagrams
+                continue
+            for start in range(0, len(datagrams), _REAL_CHUNK):
+                part = datagrams.part(start, start + _REAL_CHUNK)
+                self._pace.wait(int(part.received_ns[0]))
+                yield part
+
+
+def _exporters(datagrams: Datagrams) -> set[str]:
+    return {address_text(high, low) for high, low in set(zip(*datagrams.exporter.tolist(), strict=True))}
+
+
+def _fill(summary: Summary, decoder: Decoder, capture: Capture) -> None:
+    stats = decoder.stats
+    summary.counts |= {
+        "datagrams": sum(stats.datagrams.values()),
+        "records": sum(stats.records.values()),
+        "templates": stats.templates,
+        "options_templates": stats.options_templates,
+        "options_records": stats.options_records,
+        "lost_records": sum(decoder.exporters.lost_records(final=True).values()),
+    }
+    for (_, reason), count in sorted(stats.errors.items()):
+        summary.errors[reason] = summary.errors.get(reason, 0) + count
+    summary.skipped = dict(capture.skipped)
+    summary.buffered = {"held": stats.held, "replayed": stats.replayed, "expired": stats.expired}
