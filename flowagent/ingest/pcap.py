@@ -15,7 +15,7 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import zstandard
@@ -29,63 +29,49 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
 
+    _Stream = BinaryIO | gzip.GzipFile
+
 _CHUNK_BYTES = 8 << 20
 _MAX_DATAGRAM = 65535
 # libpcap writes no longer packets, Wireshark no longer blocks: a greater length is damage, not data.
-_MAX_PACKET = 1 << 18
-_MAX_BLOCK = 1 << 24
-_MAX_INTERFACES = 1 << 16
-_MAX_FRAGMENTED = 64
-_FRAGMENT_LIFE_NS = 30 * 10**9
-
+_MAX_PACKET, _MAX_BLOCK, _MAX_INTERFACES = 1 << 18, 1 << 24, 1 << 16
+_MAX_FRAGMENTED, _FRAGMENT_LIFE_NS = 64, 30 * 10**9
 # What is stored without its sender and time gets an address for documentation and a second of its own.
 _PAYLOAD_SENDER = (*address_words("192.0.2.1"), 4444)
 _PAYLOAD_EPOCH_NS = 1_700_000_001 * 10**9
-
-# First four bytes -> byte order, nanoseconds per unit of the fraction.
-_PCAP = {
-    b"\xa1\xb2\xc3\xd4": (">", 1000),
-    b"\xd4\xc3\xb2\xa1": ("<", 1000),
-    b"\xa1\xb2\x3c\x4d": (">", 1),
-    b"\x4d\x3c\xb2\xa1": ("<", 1),
-}
+_PCAP_UNITS = ((0xA1B2C3D4, 1000), (0xA1B23C4D, 1))  # nanoseconds per unit of the fraction
+_PCAP = {struct.pack(f"{order}I", magic): (order, unit) for order in "<>" for magic, unit in _PCAP_UNITS}
 _PCAPNG = b"\x0a\x0d\x0d\x0a"
 _PCAPNG_ORDER = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
 _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET = 1, 2, 3, 6
-_DAMAGED = (zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+_BAD_BYTES = (DecodeError, struct.error, LookupError)
+_BAD_FILE = (*_BAD_BYTES, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 
 # Link type -> where the EtherType stands (-1: there is none), where its payload begins.
-_LINKS = {0: (-1, 4), 1: (12, 14), 108: (-1, 4), 113: (14, 16), 276: (0, 20)}
-_LINKS |= dict.fromkeys((12, 14, 101, 228, 229), (-1, 0))
-_VLAN_TAGS = frozenset((0x8100, 0x88A8, 0x9100))
-_ETHER_IP = frozenset((0x0800, 0x86DD))
+_LINKS = {0: (-1, 4), 1: (12, 14), 108: (-1, 4), 113: (14, 16), 276: (0, 20)} | dict.fromkeys(
+    (12, 14, 101, 228, 229), (-1, 0)
+)
 _ETHER_TYPE = struct.Struct("!H")
 _IPV4 = struct.Struct("!BxHHHxB2xI4s")
-_IPV6 = struct.Struct("!4xHBxQQ16s")
+_IPV6 = struct.Struct("!B3xHBxQQ16s")
 _IPV6_FRAGMENT = struct.Struct("!BxHI")
 _UDP = struct.Struct("!HxxH")
 _PROTO_UDP, _PROTO_FRAGMENT, _PROTO_AH = 17, 44, 51
-# Hop-by-hop, routing, authentication, destination options, mobility, HIP, shim6.
-_IPV6_EXTENSIONS = frozenset((0, 43, _PROTO_AH, 60, 135, 139, 140))
+_IPV6_EXTENSIONS = frozenset((0, 43, _PROTO_AH, 60, 135, 139, 140))  # all that may stand before UDP
 
-_Row = tuple[int, int, int, int, bytes]  # sender's address (high and low word) and port, time in ns, payload
-_Udp = tuple[int, int, bytes, int, int]  # sender's address, bytes in which a UDP datagram begins and ends
-
-
-class _Packet(NamedTuple):
-    link: int
-    ns: int
-    frame: bytes
-    cut: bool  # the capture holds less than passed
+_Key = tuple[int | bytes, ...]  # of a fragmented packet: addresses, identification, protocol
+_Packet = tuple[int, int, bytes, bool]  # link type, time in ns, bytes, whether there were more of them
+_Udp = tuple[int, int, bytes, int, int]  # sender's address (two words), bytes in which UDP begins and ends
+_Interface = tuple[int, int, int, int]  # link type, longest packet (0: any), time offset in ns, ticks per second
+_Row = tuple[int, int, int, int, bytes]  # sender's address and port, time in ns, payload
 
 
 def captures(paths: Iterable[Path]) -> list[Capture]:
     """Group files into captures, in their order.
 
-    A pcap or pcapng file, or a pipe, is one by itself. Other files hold the
-    payload of one datagram each, and those next to each other are one capture:
-    the templates of one may describe the records of the next.
-    Raises ConfigError for a file that cannot be read or is none of these.
+    A pcap or pcapng file, or a pipe, is one by itself. Other files hold the payload of one
+    datagram each; those next to each other are one capture, for the templates of one may describe
+    the records of the next. Raises ConfigError for a file that cannot be read or is none of these.
     """
     keyed = [(path, -1 if _is_payload(path) else i) for i, path in enumerate(paths)]
     return [Capture([path for path, _ in run]) for _, run in groupby(keyed, key=lambda pair: pair[1])]
@@ -113,61 +99,59 @@ class Capture:
         """Bytes of the files as they are stored; 0 for a pipe."""
         return sum(path.stat().st_size for path in self.paths)
 
-    def datagrams(self, *, chunk: int = 4096, progress: Callable[[int], None] | None = None) -> Iterator[Datagrams]:
+    def datagrams(
+        self, *, chunk: int = 4096, progress: Callable[[int], object] = lambda _: None
+    ) -> Iterator[Datagrams]:
         """Yield every UDP datagram, at most `chunk` and about 8 MiB of them at a time; each call begins anew.
 
-        Memory is bounded whatever the files hold. `progress` is told how many
-        of the `size` bytes have been read. Raises ConfigError when a file
-        cannot be read; what is wrong inside one is counted in `skipped`.
+        Memory is bounded. `progress` is told how many of the `size` bytes were read. What is
+        wrong in a file is counted in `skipped`; ConfigError is for one that cannot be read.
         """
         self.skipped.clear()
         before = 0
         for number, path in enumerate(self.paths):
             with _open(path) as file:
+                position = file.tell if file.seekable() else lambda: 0
                 rows = self._rows(file, path, number)
-                while block := _take(rows, chunk):
-                    yield _datagrams(block)
-                    if progress and file.seekable():
-                        progress(before + file.tell())
-                before += file.tell() if file.seekable() else 0
+                while datagrams := _chunk(rows, chunk):
+                    yield datagrams
+                    progress(before + position())
+                before += position()
+            progress(before)
 
-    def _rows(self, file: BinaryIO, path: Path, number: int) -> Iterator[_Row]:
+    def _rows(self, file: BufferedReader, path: Path, number: int) -> Iterator[_Row]:
+        fragments = _Fragments(self.skipped)
         try:
             stream = _decompressed(file)
-            magic = stream.read(4)
+            magic = _exactly(stream, 4)  # no export protocol is shorter, but a capture just begun is
             if magic in _PCAP:
-                yield from _udp_rows(_pcap(magic, stream), self.skipped)
+                yield from _udp_rows(_pcap(magic, stream), fragments, self.skipped)
             elif magic == _PCAPNG:
-                yield from _udp_rows(_pcapng(magic, stream, self.skipped), self.skipped)
+                yield from _udp_rows(_pcapng(magic, stream, self.skipped), fragments, self.skipped)
             else:
-                yield (*_PAYLOAD_SENDER, _PAYLOAD_EPOCH_NS + number * 10**9, _payload(magic, stream, path))
-        except DecodeError as error:
-            self.skipped[error.reason] += 1
-        except EOFError:  # from gzip
+                payload = magic + stream.read(_MAX_DATAGRAM)
+                if len(payload) > _MAX_DATAGRAM:
+                    raise DecodeError("bad_file")
+                yield (*_PAYLOAD_SENDER, _PAYLOAD_EPOCH_NS + number * 10**9, payload)
+        except EOFError:
             self.skipped["truncated_file"] += 1
-        except _DAMAGED:
+        except _BAD_FILE:
             self.skipped["bad_file"] += 1
         except OSError as error:
             raise _unreadable(path, error) from error
+        fragments.give_up(0, 0)
 
 
-def _take(rows: Iterator[_Row], chunk: int) -> list[_Row]:
-    block = []
+def _chunk(rows: Iterator[_Row], chunk: int) -> Datagrams:
+    block: list[_Row] = []
     size = 0
-    for row in rows:
+    while len(block) < chunk and size < _CHUNK_BYTES and (row := next(rows, None)):
         block.append(row)
         size += len(row[4])
-        if len(block) >= chunk or size >= _CHUNK_BYTES:
-            break
-    return block
-
-
-def _datagrams(rows: list[_Row]) -> Datagrams:
-    payloads = [row[4] for row in rows]
-    numbers = np.array([row[:4] for row in rows], np.uint64).T.copy()
-    length = np.array([len(p) for p in payloads], np.int64)
+    numbers = np.array([row[:4] for row in block], np.uint64).reshape(-1, 4).T.copy()
+    length = np.array([len(row[4]) for row in block], np.int64)
     return Datagrams(
-        data=np.frombuffer(b"".join(payloads), np.uint8),
+        data=np.frombuffer(b"".join(row[4] for row in block), np.uint8),
         offset=np.cumsum(length) - length,
         length=length,
         exporter=numbers[:2],
@@ -177,30 +161,24 @@ def _datagrams(rows: list[_Row]) -> Datagrams:
 
 
 def _is_payload(path: Path) -> bool:
-    if path.is_fifo():
+    try:
+        if path.is_fifo():
+            return False
+        with path.open("rb") as file:
+            start = _decompressed(file).read(_MAX_DATAGRAM + 1)
+    except (EOFError, *_BAD_FILE):
+        return False  # counted when it is read
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if len(start) < 4 or start[:4] in _PCAP or start[:4] == _PCAPNG:
         return False
-    with _open(path) as file:
-        try:
-            stream = _decompressed(file)
-            magic = stream.read(4)
-            return magic != _PCAPNG and magic not in _PCAP and bool(_payload(magic, stream, path))
-        except (DecodeError, EOFError, *_DAMAGED):
-            return False  # counted when it is read
-        except OSError as error:
-            raise _unreadable(path, error) from error
-
-
-def _payload(magic: bytes, stream: BinaryIO, path: Path) -> bytes:
-    if len(magic) < 4:  # no export protocol is so short, but a capture just begun is
-        raise DecodeError("truncated_file")
-    payload = magic + stream.read(_MAX_DATAGRAM)
-    if len(payload) > _MAX_DATAGRAM:
+    if len(start) > _MAX_DATAGRAM:
         problem = "is neither pcap nor pcapng and too long for one datagram; convert it, e.g. with `editcap -F pcapng`"
         raise ConfigError(str(path), problem)
-    return payload
+    return True
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
@@ -211,47 +189,38 @@ def _unreadable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(str(path), f"cannot be read: {error.strerror}; name a readable pcap, pcapng or payload file")
 
 
-def _decompressed(file: BinaryIO) -> BinaryIO:
+def _decompressed(file: BufferedReader) -> _Stream:
     # By content, not by name: no export protocol begins like this.
-    start = cast("BufferedReader", file).peek(4)
+    start = file.peek(4)
     if start.startswith(b"\x1f\x8b"):
-        return cast("BinaryIO", gzip.GzipFile(fileobj=file))
+        return gzip.GzipFile(fileobj=file)
     if start.startswith(b"\x28\xb5\x2f\xfd"):
         return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
     return file
 
 
-def _exactly(stream: BinaryIO, size: int) -> bytes:
+def _exactly(stream: _Stream, size: int) -> bytes:
     data = stream.read(size)
     if len(data) < size:
-        raise DecodeError("truncated_file")
+        raise EOFError
     return data
 
 
-def _pcap(magic: bytes, stream: BinaryIO) -> Iterator[_Packet]:
+def _pcap(magic: bytes, stream: _Stream) -> Iterator[_Packet]:
     order, unit = _PCAP[magic]
     # The upper half of the word is about frame check sequences, which IP lengths cut off anyway.
     link = struct.unpack(f"{order}16xI", _exactly(stream, 20))[0] & 0xFFFF
     header = struct.Struct(f"{order}4I")
     while head := stream.read(16):
         if len(head) < 16:
-            raise DecodeError("truncated_file")
+            raise EOFError
         seconds, fraction, captured, length = header.unpack(head)
         if captured > _MAX_PACKET:
             raise DecodeError("bad_file", f"a packet of {captured} bytes")
-        frame = _exactly(stream, captured)
-        yield _Packet(link, seconds * 10**9 + fraction * unit, frame, captured < length)
+        yield link, seconds * 10**9 + fraction * unit, _exactly(stream, captured), captured < length
 
 
-class _Interface(NamedTuple):
-    link: int
-    longest: int  # bytes; 0 for any
-    offset_ns: int
-    ticks: int  # per second
-
-
-def _pcapng(magic: bytes, stream: BinaryIO, skipped: Counter[str]) -> Iterator[_Packet]:
-    order = ""
+def _pcapng(magic: bytes, stream: _Stream, skipped: Counter[str]) -> Iterator[_Packet]:
     interfaces: list[_Interface] = []
     ns = 0
     head = magic + stream.read(4)
@@ -259,11 +228,9 @@ def _pcapng(magic: bytes, stream: BinaryIO, skipped: Counter[str]) -> Iterator[_
         if head[:4] == _PCAPNG:  # a section: its byte order stands behind the length written in it
             head += _exactly(stream, 4)
             interfaces.clear()
-            order = _PCAPNG_ORDER.get(head[8:], "")
+            order = _PCAPNG_ORDER[head[8:]]
         if len(head) < 8:
-            raise DecodeError("truncated_file")
-        if not order:
-            raise DecodeError("bad_file", "no byte order")
+            raise EOFError
         kind, size = struct.unpack_from(f"{order}2I", head)
         if not len(head) + 4 <= size <= _MAX_BLOCK or size % 4:
             raise DecodeError("bad_file", f"a block of {size} bytes")
@@ -273,93 +240,78 @@ def _pcapng(magic: bytes, stream: BinaryIO, skipped: Counter[str]) -> Iterator[_
         elif kind in (_ENHANCED_PACKET, _SIMPLE_PACKET, _OLD_PACKET):
             try:
                 packet = _pcapng_packet(kind, order, body, interfaces, ns)
-            except (DecodeError, struct.error, IndexError):
+            except _BAD_BYTES:
                 skipped["bad_packet"] += 1
             else:
-                ns = packet.ns
+                ns = packet[1]
                 yield packet
         head = stream.read(8)
 
 
 def _interface(order: str, body: bytes) -> _Interface:
-    resolution, offset = 6, 0
-    try:
-        link, longest = struct.unpack_from(f"{order}HxxI", body)
-        at = 8
-        while at + 4 <= len(body):
-            code, length = struct.unpack_from(f"{order}2H", body, at)
-            if code == 0:
-                break
-            if code == 9:
-                resolution = body[at + 4]
-            elif code == 14:
-                (offset,) = struct.unpack_from(f"{order}q", body, at + 4)
-            at += 4 + (length + 3 & ~3)
-    except (struct.error, IndexError) as error:
-        raise DecodeError("bad_file", "an interface") from error
+    link, longest = struct.unpack_from(f"{order}HxxI", body)
+    resolution, offset, at = 6, 0, 8
+    while at + 4 <= len(body):
+        code, length = struct.unpack_from(f"{order}2H", body, at)
+        if code == 9:
+            resolution = body[at + 4]
+        elif code == 14:
+            (offset,) = struct.unpack_from(f"{order}q", body, at + 4)
+        at += 4 + (length + 3 & ~3)
     ticks = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
-    return _Interface(link, longest, offset * 10**9, ticks)
+    return link, longest, offset * 10**9, ticks
 
 
 def _pcapng_packet(kind: int, order: str, body: bytes, interfaces: list[_Interface], last_ns: int) -> _Packet:
-    if kind == _SIMPLE_PACKET:  # of the first interface and without a time: the one before it stands in
-        at, number, ns = 4, 0, last_ns
+    if kind == _SIMPLE_PACKET:  # of the first interface and without a time: the last one stands in
+        at, ns = 4, last_ns
         (length,) = struct.unpack_from(f"{order}I", body)
-        captured = min(length, interfaces[0].longest or length)
+        link, longest, _, _ = interfaces[0]
+        captured = min(length, longest or length)
     else:
         at = 20
-        form = "5I" if kind == _ENHANCED_PACKET else "HxxIIII"
+        form = "5I" if kind == _ENHANCED_PACKET else "Hxx4I"
         number, high, low, captured, length = struct.unpack_from(order + form, body)
-        interface = interfaces[number]
-        ns = (high << 32 | low) * 10**9 // interface.ticks + interface.offset_ns
+        link, _, offset_ns, ticks = interfaces[number]
+        ns = (high << 32 | low) * 10**9 // ticks + offset_ns
     if at + captured > len(body) or not 0 <= ns < 1 << 63:
         raise DecodeError("bad_packet")
-    return _Packet(interfaces[number].link, ns, body[at : at + captured], captured < length)
+    return link, ns, body[at : at + captured], captured < length
 
 
-def _udp_rows(packets: Iterator[_Packet], skipped: Counter[str]) -> Iterator[_Row]:
-    fragments = _Fragments(skipped)
-    try:
-        for packet in packets:
-            try:
-                row = _row(packet, fragments)
-            except (DecodeError, struct.error, IndexError) as error:
-                reason = error.reason if isinstance(error, DecodeError) else "bad_packet"
-                skipped["truncated_capture" if packet.cut and reason == "bad_packet" else reason] += 1
-            else:
-                if row:
-                    yield row
-    finally:
-        fragments.give_up()
+def _udp_rows(packets: Iterator[_Packet], fragments: _Fragments, skipped: Counter[str]) -> Iterator[_Row]:
+    for packet in packets:
+        try:
+            row = _row(packet, fragments)
+        except _Waiting:
+            continue
+        except _BAD_BYTES as error:
+            reason = error.reason if isinstance(error, DecodeError) else "bad_packet"
+            skipped["truncated_capture" if packet[3] and reason == "bad_packet" else reason] += 1
+        else:
+            yield row
 
 
-def _row(packet: _Packet, fragments: _Fragments) -> _Row | None:
-    """Return the datagram in a packet or that a packet completes; None for a fragment that waits for others."""
+def _row(packet: _Packet, fragments: _Fragments) -> _Row:
     link, ns, frame, _ = packet
     if link not in _LINKS:
         raise DecodeError("unsupported_link_type")
     type_at, at = _LINKS[link]
     if type_at >= 0:
         (ether_type,) = _ETHER_TYPE.unpack_from(frame, type_at)
-        while ether_type in _VLAN_TAGS:
+        while ether_type in (0x8100, 0x88A8, 0x9100):  # VLAN tags
             (ether_type,) = _ETHER_TYPE.unpack_from(frame, at + 2)
             at += 4
-        if ether_type not in _ETHER_IP:
+        if ether_type not in (0x0800, 0x86DD):
             raise DecodeError("not_udp")
-    read = {4: _ipv4, 6: _ipv6}.get(frame[at] >> 4)
-    if read is None:
-        raise DecodeError("bad_packet")
-    udp = read(ns, frame, at, fragments)
-    if udp is None:
-        return None
-    high, low, data, start, end = udp
+    high, low, data, start, end = (_ipv4 if frame[at] >> 4 == 4 else _ipv6)(ns, frame, at, fragments)
     port, length = _UDP.unpack_from(data, start)
     if length < 8 or start + length > end:
         raise DecodeError("bad_packet")
     return high, low, port, ns, data[start + 8 : start + length]
 
 
-def _ipv4(ns: int, frame: bytes, at: int, fragments: _Fragments) -> _Udp | None:
+def _ipv4(ns: int, frame: bytes, at: int, fragments: _Fragments) -> _Udp:
     first, total, ident, flags, protocol, source, target = _IPV4.unpack_from(frame, at)
     if protocol != _PROTO_UDP:
         raise DecodeError("not_udp")
@@ -367,18 +319,16 @@ def _ipv4(ns: int, frame: bytes, at: int, fragments: _Fragments) -> _Udp | None:
     if first & 15 < 5 or not start <= end <= len(frame):
         raise DecodeError("bad_packet")
     if flags & 0x3FFF:
-        key = (source, target, ident)
-        whole = fragments.add(key, ns, frame[start:end], (flags & 0x1FFF) * 8, more=bool(flags & 0x2000))
-        if whole is None:
-            return None
-        frame, start, end = whole, 0, len(whole)
+        offset, more = (flags & 0x1FFF) * 8, bool(flags & 0x2000)
+        frame = fragments.add((source, target, ident), ns, frame[start:end], offset, more=more)
+        start, end = 0, len(frame)
     return 0, V4_MAPPED | source, frame, start, end
 
 
-def _ipv6(ns: int, frame: bytes, at: int, fragments: _Fragments) -> _Udp | None:
-    length, protocol, high, low, target = _IPV6.unpack_from(frame, at)
+def _ipv6(ns: int, frame: bytes, at: int, fragments: _Fragments) -> _Udp:
+    first, length, protocol, high, low, target = _IPV6.unpack_from(frame, at)
     start, end = at + 40, at + 40 + length
-    if end > len(frame):
+    if first >> 4 != 6 or end > len(frame):
         raise DecodeError("bad_packet")
     while protocol != _PROTO_UDP:
         if protocol == _PROTO_FRAGMENT:
@@ -386,10 +336,8 @@ def _ipv6(ns: int, frame: bytes, at: int, fragments: _Fragments) -> _Udp | None:
             start += 8
             if word & 0xFFF9 and (protocol == _PROTO_UDP or protocol in _IPV6_EXTENSIONS):
                 key = (high, low, target, ident, protocol)
-                whole = fragments.add(key, ns, frame[start:end], word & 0xFFF8, more=bool(word & 1))
-                if whole is None:
-                    return None
-                frame, start, end = whole, 0, len(whole)
+                frame = fragments.add(key, ns, frame[start:end], word & 0xFFF8, more=bool(word & 1))
+                start, end = 0, len(frame)
         elif protocol in _IPV6_EXTENSIONS:
             words = frame[start + 1]
             size = (words + 2) * 4 if protocol == _PROTO_AH else (words + 1) * 8
@@ -401,6 +349,10 @@ def _ipv6(ns: int, frame: bytes, at: int, fragments: _Fragments) -> _Udp | None:
     return high, low, frame, start, end
 
 
+class _Waiting(Exception):  # noqa: N818 - nothing is wrong
+    """A packet's other fragments have yet to come."""
+
+
 @dataclass(slots=True)
 class _Pieces:
     since_ns: int
@@ -410,50 +362,38 @@ class _Pieces:
 
 
 class _Fragments:
-    """Packets of which some fragments have come: few at a time, the oldest is given up for a new one."""
+    """Packets of which some fragments have come: few and for a short time; then the oldest are given up."""
 
     def __init__(self, skipped: Counter[str]) -> None:
         self._skipped = skipped
-        self._held: dict[tuple[int | bytes, ...], _Pieces] = {}
+        self._held: dict[_Key, _Pieces] = {}
 
-    def add(self, key: tuple[int | bytes, ...], ns: int, data: bytes, offset: int, *, more: bool) -> bytes | None:
-        """Keep a fragment; return what its packet carries if that is whole now."""
+    def add(self, key: _Key, ns: int, data: bytes, offset: int, *, more: bool) -> bytes:
+        """Return what the packet carries, if this fragment completes it; else raise _Waiting."""
         end = offset + len(data)
         if not data or end > _MAX_DATAGRAM:
             raise DecodeError("bad_packet")
-        held = self._held.get(key)
-        if held and ns - held.since_ns > _FRAGMENT_LIFE_NS:  # identifiers come round
-            self._give_up(key)
-            held = None
-        if held is None:
-            if len(self._held) >= _MAX_FRAGMENTED:
-                self._give_up(next(iter(self._held)))
-            held = self._held[key] = _Pieces(ns)
-        if offset in held.parts:  # captured twice
-            return None
-        held.parts[offset] = data
-        held.size += len(data)
+        self.give_up(_MAX_FRAGMENTED, ns - _FRAGMENT_LIFE_NS)  # identifiers come round
+        held = self._held.setdefault(key, _Pieces(ns))
+        if offset not in held.parts:  # else captured twice
+            held.parts[offset] = data
+            held.size += len(data)
         if not more:
             held.total = end
         if held.size < held.total:
-            return None
+            raise _Waiting
         del self._held[key]
-        return _joined(held.parts)
+        whole = bytearray()
+        for start in sorted(held.parts):
+            if start != len(whole):  # a gap or an overlap is an attack or damage (RFC 5722)
+                raise DecodeError("bad_packet")
+            whole += held.parts[start]
+        return bytes(whole)
 
-    def give_up(self) -> None:
-        """Count what will never be whole."""
-        for key in list(self._held):
-            self._give_up(key)
-
-    def _give_up(self, key: tuple[int | bytes, ...]) -> None:
-        del self._held[key]
-        self._skipped["incomplete_fragments"] += 1
-
-
-def _joined(parts: dict[int, bytes]) -> bytes:
-    whole = b""
-    for offset in sorted(parts):
-        if offset != len(whole):  # a gap or an overlap is an attack or damage (RFC 5722)
-            raise DecodeError("bad_packet")
-        whole += parts[offset]
-    return whole
+    def give_up(self, keep: int, since_ns: int) -> None:
+        """Count and forget the oldest until fewer than `keep` are left, begun at `since_ns` or later."""
+        for key, pieces in list(self._held.items()):
+            if len(self._held) < keep and pieces.since_ns >= since_ns:
+                break
+            del self._held[key]
+            self._skipped["incomplete_fragments"] += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import socket
 
@@ -18,10 +19,12 @@ from flowagent.addresses import V4_MAPPED
 from flowagent.batch import Array
 from flowagent.ingest.datagrams import Datagrams
 
-_MAX_DATAGRAM = 65535
-# One cache line more than 64 KiB: equal offsets in consecutive slots then fall
-# into different cache sets. Pages that no datagram touches take no memory.
-_STRIDE = 65536 + 64
+_SLOT = 9216
+"""Bytes of a datagram kept in its slot: all that fits into a jumbo frame."""
+# One cache line more, so that equal offsets in consecutive slots fall into different cache sets.
+_STRIDE = _SLOT + 64
+_REST = 65536 - _SLOT
+"""Room for what is longer than a slot; its pages take no memory until a datagram touches them."""
 _SOCKADDR = 28
 _MSG_DONTWAIT = 0x40
 
@@ -52,12 +55,13 @@ class Receiver:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self._data = np.zeros(slots * _STRIDE, np.uint8)
+        self._rest = np.frombuffer(mmap.mmap(-1, slots * _REST), np.uint8)
         self._offset = np.arange(slots, dtype=np.int64) * _STRIDE
         self._names = np.zeros((slots, _SOCKADDR), np.uint8)
         self._recvmmsg = _find_recvmmsg()
         if self._recvmmsg is not None:
             self._headers = (_Mmsghdr * slots)()
-            self._iovecs = (_Iovec * slots)()
+            self._iovecs = (_Iovec * (2 * slots))()
             size = ctypes.sizeof(_Mmsghdr)
             self._lengths = np.ndarray(
                 (slots,), np.uint32, np.frombuffer(self._headers, np.uint8), _Mmsghdr.length.offset, (size,)
@@ -67,12 +71,13 @@ class Receiver:
                 (slots,), np.uint32, np.frombuffer(self._headers, np.uint8), namelen, (size,)
             )
             for i in range(slots):
-                self._iovecs[i].base = self._data.ctypes.data + i * _STRIDE
-                self._iovecs[i].length = _MAX_DATAGRAM
+                slot, rest = self._iovecs[2 * i], self._iovecs[2 * i + 1]
+                slot.base, slot.length = self._data.ctypes.data + i * _STRIDE, _SLOT
+                rest.base, rest.length = self._rest.ctypes.data + i * _REST, _REST
                 header = self._headers[i].header
                 header.name = self._names.ctypes.data + i * _SOCKADDR
-                header.iov = ctypes.addressof(self._iovecs[i])
-                header.iovlen = 1
+                header.iov = ctypes.addressof(slot)
+                header.iovlen = 2
         self._slow_lengths = np.zeros(slots, np.uint32)
 
     def receive(self, sock: socket.socket, now_ns: int) -> Datagrams | None:
@@ -94,23 +99,32 @@ class Receiver:
         if not count:
             return None
         exporter, port = _addresses(self._names[:count])
-        return Datagrams(
-            data=self._data,
-            offset=self._offset[:count],
-            length=lengths[:count].astype(np.int64),
-            exporter=exporter,
-            port=port,
-            received_ns=np.full(count, now_ns, np.int64),
-        )
+        length = lengths[:count].astype(np.int64)
+        data, offset = self._data, self._offset[:count]
+        if bool((length > _SLOT).any()):
+            data, offset = self._joined(length)
+        return Datagrams(data, offset, length, exporter, port, np.full(count, now_ns, np.int64))
+
+    def _joined(self, length: Array) -> tuple[Array, Array]:
+        """A buffer and offsets in which datagrams longer than a slot are in one piece (rare: they were fragmented)."""
+        parts = []
+        for i, size in enumerate(length.tolist()):
+            parts.append(self._data[i * _STRIDE : i * _STRIDE + min(size, _SLOT)])
+            if size > _SLOT:
+                parts.append(self._rest[i * _REST : i * _REST + size - _SLOT])
+        return np.concatenate(parts), np.cumsum(length) - length
 
     def _receive_one_by_one(self, sock: socket.socket) -> int:
-        view = memoryview(self._data)
+        slots, rests = self._data.reshape(self.slots, _STRIDE), self._rest.reshape(self.slots, _REST)
         for i in range(self.slots):
             try:
-                length, address = sock.recvfrom_into(view[i * _STRIDE :], _MAX_DATAGRAM, socket.MSG_DONTWAIT)
+                payload, address = sock.recvfrom(_SLOT + _REST, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return i
-            self._slow_lengths[i] = length
+            whole = np.frombuffer(payload, np.uint8)
+            slots[i, : min(len(whole), _SLOT)] = whole[:_SLOT]
+            rests[i, : max(0, len(whole) - _SLOT)] = whole[_SLOT:]
+            self._slow_lengths[i] = len(whole)
             self._names[i] = np.frombuffer(_sockaddr(sock.family, address), np.uint8)
         return self.slots
 

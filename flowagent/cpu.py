@@ -1,0 +1,29 @@
+"""Choices about the processor that must be made before NumPy is first imported.
+
+NumPy sorts with AVX-512 where it finds it, but on AMD's Zen 4 the instruction
+that this sort lives on (compress-store to memory) is microcoded: sorting 64-bit
+integers takes four times as long there as with AVX2 (measured: 31 ns an item
+against 7). Sorting is the heart of the group-by, so AVX-512 is left out there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_ZEN_4 = "25"
+_AVX512 = "X86_V4 AVX512_ICL AVX512_SPR AVX512_SKX"
+
+
+def tune(environ: os._Environ[str] = os.environ, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Set NumPy's environment; what the user has set stays."""
+    environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here multiplies matrices
+    try:
+        with cpuinfo.open() as file:
+            fields = dict(line.split(":", 1) for line in file.read(4096).split("\n\n", 1)[0].splitlines() if ":" in line)
+    except OSError:
+        return
+    found = {key.strip(): value.strip() for key, value in fields.items()}
+    zen_4 = found.get("vendor_id") == "AuthenticAMD" and found.get("cpu family") == _ZEN_4
+    if zen_4 and "avx512f" in found.get("flags", "").split():
+        environ.setdefault("NPY_DISABLE_CPU_FEATURES", _AVX512)
