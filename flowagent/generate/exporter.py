@@ -7,22 +7,30 @@ import contextlib
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowagent.clock import SECOND, Clock
 from flowagent.errors import ConfigError
 from flowagent.generate import ovs, wire
-from flowagent.generate.ring import Export, Ring
 from flowagent.generate.sendmmsg import Sender
-from flowagent.generate.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from flowagent.generate.ring import Export, Ring
+    from flowagent.generate.settings import Settings
 
 BATCH = 256
 """Datagrams stamped and sent without a look at the clock: about a millisecond."""
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.1
-"""Seconds between two batches: not to wake up for every datagram, and to see a wish to stop soon."""
+TICK = 16
+"""Datagrams to wake up for, unless that means pauses out of these bounds: bursts should stay small, and so should the work."""
+SHORTEST_TICK, LONGEST_TICK = 0.002, 0.01
+"""Seconds."""
+LONGEST_PAUSE = 0.1
+"""Seconds after which a wish to stop is seen."""
 
 _UPTIME_MS = 86_400_000  # booted a day ago
 _BUILDERS: dict[str, Callable[[Settings, np.random.Generator, int], Export]] = {
@@ -96,12 +104,13 @@ class Exporter:
                     break
         return self.sent
 
-    def _steps(self, duration: float | None, records: int | None) -> Iterator[float]:
+    def _steps(self, duration: float | None, records: int | None) -> Generator[float]:
         """Send batch after batch; yields the seconds to wait before the next one."""
         per_datagram = int(self._data.sums[1, 1])
         limit = math.inf if records is None else -(-records // per_datagram)
         end = math.inf if duration is None else duration
         rate = self.settings.rate / per_datagram or math.inf
+        tick = min(max(TICK / rate, SHORTEST_TICK), LONGEST_TICK)
         self.sent = Sent()
         done, refresh_at = 0, 0.0
         with self._connect() as sock:
@@ -119,7 +128,7 @@ class Exporter:
                 self.sent.seconds = self._clock.monotonic() - begin
                 if done >= limit or elapsed >= end:
                     return
-                wait = max(SHORTEST_PAUSE, done / rate - self.sent.seconds)
+                wait = max(tick, done / rate - self.sent.seconds)
                 yield 0 if done < due else min(wait, LONGEST_PAUSE, max(0, end - self.sent.seconds))
 
     def _connect(self) -> socket.socket:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import itertools
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from flowagent.batch import Array
 from flowagent.generate.ring import Counts, Export, Header, Ring, Totals, messages_ring
-from flowagent.generate.settings import Settings
 from flowagent.generate.traffic import ICMP, TCP, UDP, Columns, Traffic
 from flowagent.generate.wire import HEADER_IPFIX, ipfix_message, write_columns
+
+if TYPE_CHECKING:
+    from flowagent.batch import Array
+    from flowagent.generate.settings import Settings
 
 HEADER = Header(HEADER_IPFIX.dtype, step_ms=1000, ahead=1)  # rounds up to whole seconds
 NICIRA = 6876
@@ -116,13 +118,15 @@ def export(settings: Settings, rng: np.random.Generator, boot_ms: int) -> Export
     return Export(ring, messages_ring(messages, units, HEADER, boot_ms=boot_ms), 1)
 
 
-def template_id(vlan: int, l3: int, l4: int, tunnel: int, egress: int) -> int:
-    """The id of the template for a combination of layers; also for int arrays."""
-    return 256 + vlan * _L2 + l3 * _L3 + l4 * _L4 + tunnel * _TUNNEL_STEP + egress * _EGRESS_STEP
+def template_id(vlan: Array, l3: Array, l4: Array, tunnel: Array, egress: Array) -> Array:
+    """Return template ids (n,) int64 for VLAN (0, 1), layer 3 (0 to 2), layer 4 (0 to 4), tunnel and egress (0, 1)."""
+    steps = np.array([_L2, _L3, _L4, _TUNNEL_STEP, _EGRESS_STEP])
+    ids: Array = 256 + steps @ np.stack([vlan, l3, l4, tunnel, egress])
+    return ids
 
 
 def templates() -> dict[int, tuple[Element, ...]]:
-    """All 88, in the order in which they are sent."""
+    """List all 88 by id, in the order in which they are sent."""
     found = {}
     layers = [(0, 0), *itertools.product((1, 2), range(5))]  # without layer 3 there is no layer 4
     for vlan, (l3, l4), tunnel, egress in itertools.product((0, 1), layers, (0, 1), (0, 1)):
@@ -131,12 +135,13 @@ def templates() -> dict[int, tuple[Element, ...]]:
         if l3:
             parts += [_IP, _IPV4 if l3 == 1 else _IPV6, l4_elements]
         parts += [_TUNNEL * tunnel, _COUNTERS, _IP_COUNTERS * (l3 > 0), _TCP_COUNTERS * (l4 == 1)]
-        found[template_id(vlan, l3, l4, tunnel, egress)] = tuple(itertools.chain.from_iterable(parts))
+        number = int(template_id(*np.array([vlan, l3, l4, tunnel, egress])))
+        found[number] = tuple(itertools.chain.from_iterable(parts))
     return found
 
 
 def template_messages(domain: int) -> list[bytes]:
-    """The messages of a template refresh: 18 with templates, and in domain 0 one more and the exporter's statistics."""
+    """Make the messages of a template refresh: 18 with templates; in domain 0 one more, and statistics."""
     messages, pending = [], b""
     for number, elements in templates().items():
         pending += struct.pack(">HH", number, len(elements)) + b"".join(map(_specifier, elements))
@@ -227,7 +232,7 @@ def _records(flows: Columns) -> Columns:
 
 
 def _running(rows: Columns) -> Columns:
-    """The columns _GROWING: what the exporter has counted up to and including each record."""
+    """Make the columns _GROWING: what the exporter has counted up to and including each record."""
     packets, flags = rows["packets"], np.where(rows["protocol"] == TCP, rows["tcp_flags"], 0)
     counted = {
         "packets_total": packets,
@@ -246,16 +251,16 @@ def _running(rows: Columns) -> Columns:
 
 
 def _mac(addresses: Array) -> Array:
-    """A locally administered MAC address (n, 6) uint8 that ends like the IP address."""
+    """Make locally administered MAC addresses (n, 6) uint8 that end like the IP addresses."""
     mac = np.zeros((len(addresses), 6), np.uint8)
     mac[:, 0], mac[:, 2:] = 2, addresses[:, 12:]
     return mac
 
 
 def _datagrams(records: Columns, domain: int) -> tuple[Array, Array, Array]:
-    """Messages (n, width) uint8 with one record each, their lengths (n,), and
+    """Make messages of one record each: their memory (n, width) uint8, lengths (n,) int64, and positions of totals.
 
-    where the totals _GROWING of each are in that memory, (n, g) int64; -1: it has none.
+    These are (n, g) int64: where in that memory the totals _GROWING of each message are; -1: it has none.
     """
     known = templates()
     layout = np.stack([records["template"], records["in_name_length"], records["out_name_length"]], 1)
@@ -268,15 +273,15 @@ def _datagrams(records: Columns, domain: int) -> tuple[Array, Array, Array]:
     data = np.zeros((len(which), width), np.uint8)
     positions = np.full((len(which), len(_GROWING)), -1)
     for i, dtype in enumerate(dtypes):
-        rows = np.flatnonzero(which == i)
+        rows, fields = np.flatnonzero(which == i), dict(dtype.fields or {})
         messages = np.zeros(len(rows), dtype)
         messages["version"], messages["length"], messages["domain"] = 10, dtype.itemsize, domain
         messages["set_id"], messages["set_length"] = layouts[i, 0], dtype.itemsize - HEADER.dtype.itemsize
-        write_columns(messages, {name: column[rows] for name, column in records.items() if name in dtype.names})
+        write_columns(messages, {name: records[name][rows] for name in fields if name in records})
         data[rows, : dtype.itemsize] = messages.view(np.uint8).reshape(len(rows), -1)
         for j, name in enumerate(_GROWING):
-            if name in dtype.fields:
-                positions[rows, j] = rows * width + dtype.fields[name][1]
+            if name in fields:
+                positions[rows, j] = rows * width + fields[name][1]
     return data, length, positions
 
 
@@ -292,7 +297,7 @@ def _message_dtype(elements: tuple[Element, ...], in_name: int, out_name: int) -
     """Header, set header and record; an element of variable length is its length byte and so many bytes."""
     variable = {"in_name": in_name, "out_name": out_name, "tunnel_key": 3}
     unsigned = {1: "u1", 2: ">u2", 4: ">u4", 8: ">u8"}
-    fields: list[tuple[str, str] | tuple[str, str, int]] = [("set_id", ">u2"), ("set_length", ">u2")]
+    fields: list[Any] = [*HEADER.dtype.descr, ("set_id", ">u2"), ("set_length", ">u2")]
     for name, _, size in elements:
         if size == VARIABLE:
             fields.append((f"{name}_length", "u1"))
@@ -302,4 +307,4 @@ def _message_dtype(elements: tuple[Element, ...], in_name: int, out_name: int) -
             fields.append((name, "u1", size))
         else:
             fields.append((name, unsigned[size]))
-    return np.dtype([*HEADER.dtype.descr, *fields])
+    return np.dtype(fields)

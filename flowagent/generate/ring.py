@@ -1,13 +1,15 @@
-"""Datagrams that are made once and sent again and again, each time with the present time and the next sequence number."""
+"""Datagrams that are made once and sent again and again, with the present time and the next sequence number."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from flowagent.batch import Array
 from flowagent.clock import SECOND
+
+if TYPE_CHECKING:
+    from flowagent.batch import Array
 
 _U32 = 0xFFFF_FFFF
 
@@ -18,17 +20,21 @@ class Header(NamedTuple):
     `dtype` has the fields seconds and sequence, perhaps uptime and nanoseconds.
     The header names an instant that is a multiple of `step_ms`, so that
     whole seconds and uptime agree; flow times count back from it. `ahead`
-    seconds are added to what it says.
+    seconds are added to what it says. The sequence number counts records, or
+    datagrams.
     """
 
     dtype: np.dtype[np.void]
     step_ms: int
     ahead: int = 0
+    counts_datagrams: bool = False
 
 
 class Counts(NamedTuple):
-    """What some datagrams hold, each an (n,) int64 array: flow records; their packets and bytes; `units`, by which
-    the sequence number goes on."""
+    """What datagrams hold, (n,) int64 each: flow records, their packets and bytes.
+
+    And `units`, by which each takes the sequence number further.
+    """
 
     records: Array
     packets: Array
@@ -90,7 +96,7 @@ class Ring:
         self._times.append((field, ago))
 
     def take(self, limit: int) -> slice:
-        """The next datagrams: at most so many, and never beyond the end of a round."""
+        """Take the next datagrams: at most so many, and never beyond the end of a round."""
         if self._position == len(self):
             self._position = 0
             self._rounds += 1
@@ -105,7 +111,7 @@ class Ring:
         headers, units = self._headers[rows], self._units
         headers["seconds"] = (instant // 1000 + self._header.ahead) & _U32
         headers["sequence"] = (sequence + units[rows] - units[rows.start]) & _U32
-        names = self._header.dtype.fields or {}
+        names = self._header.dtype.names or ()
         if "nanoseconds" in names:
             headers["nanoseconds"] = instant % 1000 * 1_000_000
         if "uptime" in names:
@@ -128,7 +134,7 @@ class Export(NamedTuple):
 
 
 def messages_ring(messages: list[bytes], units: list[int], header: Header, *, boot_ms: int) -> Ring:
-    """A ring of ready datagrams without flow records, whose headers are still to be stamped."""
+    """Make a ring of ready datagrams without flow records, whose headers are still to be stamped."""
     length = np.array([len(message) for message in messages])
     data = np.zeros((len(messages), length.max()), np.uint8)
     for row, message in zip(data, messages, strict=True):

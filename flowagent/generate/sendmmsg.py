@@ -6,12 +6,15 @@ Where there is none (only Linux has it), a loop of `send` gives the same result.
 from __future__ import annotations
 
 import ctypes
-import socket
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from flowagent.batch import Array
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from flowagent.batch import Array
 
 
 class _Iovec(ctypes.Structure):
@@ -85,17 +88,18 @@ class Sender:
             return max(0, self._sendmmsg(sock.fileno(), first, stop - start, 0))
         for row in range(start, stop):
             try:
-                sock.send(self._data[row, : self._length[row]])
+                sock.send(self._data[row, : self._length[row]].tobytes())
             except OSError:
                 return row - start
         return stop - start
 
 
-def _find_sendmmsg() -> ctypes._FuncPointer | None:  # type: ignore[name-defined]
+def _find_sendmmsg() -> Callable[[int, int, int, int], int] | None:
     try:
         function = ctypes.CDLL(None).sendmmsg
     except (OSError, AttributeError):
         return None
     function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
     function.restype = ctypes.c_int
-    return function
+    found: Callable[[int, int, int, int], int] = function
+    return found

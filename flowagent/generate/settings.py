@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     observation_domain: int = 1
     """IPFIX observation domain, NetFlow v9 source id, NetFlow v5 engine type and id (high and low byte)."""
     sampling_rate: int = 1
-    """One packet in how many the exporter says that it looked at; above 1 it is announced, counters stay as they are."""
+    """One packet in how many the exporter says that it looked at; above 1 it is announced. Counters do not change."""
     template_interval: float | None = None
     """Seconds between repetitions of the templates; default: 600 for ovs as in Open vSwitch, else 20."""
     ring: int = 4096

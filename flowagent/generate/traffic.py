@@ -65,10 +65,10 @@ class Traffic:
         self._cumulated = np.cumsum(np.arange(1, count + 1, dtype=np.float64) ** -zipf)
 
     def draw(self, count: int) -> Columns:
-        """`count` flows: the columns of their keys and
+        """Draw `count` flows: a row of `keys` each, and more columns.
 
-        key (n,) intp; packets, bytes (n,) int64; tcp_flags (n,) int64; and
-        end_ago, start_ago (n,) int64, milliseconds before the export.
+        key (n,) intp; packets, bytes, tcp_flags (n,) int64; end_ago,
+        start_ago (n,) int64, milliseconds before the export.
         """
         rng = self._rng
         key = np.searchsorted(self._cumulated, rng.random(count) * self._cumulated[-1], "right")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from flowagent.batch import Array
 from flowagent.generate.ring import Counts, Export, Header, Ring, messages_ring
-from flowagent.generate.settings import Settings
 from flowagent.generate.traffic import Traffic
+
+if TYPE_CHECKING:
+    from flowagent.batch import Array
+    from flowagent.generate.settings import Settings
 
 PAYLOAD = 1400
 """Bytes of a NetFlow v9 or IPFIX datagram at most."""
@@ -32,6 +34,7 @@ HEADER9 = Header(
         ("sequence", ">u4"), ("domain", ">u4"),
     ]),
     step_ms=1000,
+    counts_datagrams=True,
 )  # fmt: skip
 HEADER_IPFIX = Header(
     np.dtype([("version", ">u2"), ("length", ">u2"), ("seconds", ">u4"), ("sequence", ">u4"), ("domain", ">u4")]),
@@ -70,11 +73,16 @@ class _Block(NamedTuple):
 
     set_id: int
     dtype: np.dtype[np.void]
-    count: int
+    records: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the set, which ends at a multiple of 4."""
+        return -(-(_SET.itemsize + self.records * self.dtype.itemsize) // 4) * 4
 
 
 def netflow5(settings: Settings, rng: np.random.Generator, boot_ms: int) -> Export:
-    """IPv4 only, 30 records a datagram; the sequence number counts the records before."""
+    """Make datagrams of 30 IPv4 records; the sequence number counts the records before."""
     ring, datagrams = _ring(settings, rng, boot_ms, HEADER5, [_Block(0, RECORD5, _RECORDS5)])
     headers = datagrams["header"]
     headers["version"], headers["count"] = 5, _RECORDS5
@@ -85,11 +93,11 @@ def netflow5(settings: Settings, rng: np.random.Generator, boot_ms: int) -> Expo
 
 
 def netflow9(settings: Settings, rng: np.random.Generator, boot_ms: int) -> Export:
-    """An IPv4 and an IPv6 set in a datagram; the sequence number counts the datagrams before."""
+    """Make datagrams of an IPv4 and an IPv6 set; the sequence number counts the datagrams before."""
     blocks = _blocks(settings, HEADER9, _UPTIMES)
     ring, datagrams = _ring(settings, rng, boot_ms, HEADER9, blocks)
     headers = datagrams["header"]
-    headers["version"], headers["count"] = 9, sum(block.count for block in blocks)
+    headers["version"], headers["count"] = 9, sum(block.records for block in blocks)
     headers["domain"] = settings.observation_domain
     sets = template_set(0, _templates(_UPTIMES))
     records = 2
@@ -104,7 +112,7 @@ def netflow9(settings: Settings, rng: np.random.Generator, boot_ms: int) -> Expo
 
 
 def ipfix(settings: Settings, rng: np.random.Generator, boot_ms: int) -> Export:
-    """An IPv4 and an IPv6 set in a datagram; the sequence number counts the data records before."""
+    """Make datagrams of an IPv4 and an IPv6 set; the sequence number counts the data records before."""
     ring, datagrams = _ring(settings, rng, boot_ms, HEADER_IPFIX, _blocks(settings, HEADER_IPFIX, _ABSOLUTE_TIMES))
     headers = datagrams["header"]
     headers["version"], headers["length"] = 10, datagrams.itemsize
@@ -119,12 +127,12 @@ def ipfix(settings: Settings, rng: np.random.Generator, boot_ms: int) -> Export:
 
 
 def ipfix_message(sets: bytes, domain: int) -> bytes:
-    """An IPFIX message whose header is still to be stamped."""
+    """Make an IPFIX message whose header is still to be stamped."""
     return struct.pack(">HHIII", 10, 16 + len(sets), 0, 0, domain) + sets
 
 
 def template_set(set_id: int, templates: dict[int, list[Field]]) -> bytes:
-    """A set of template records by template id."""
+    """Make a set of template records."""
     records = b"".join(
         struct.pack(">HH", template_id, len(fields)) + b"".join(struct.pack(">HH", f.element, f.size) for f in fields)
         for template_id, fields in templates.items()
@@ -133,9 +141,9 @@ def template_set(set_id: int, templates: dict[int, list[Field]]) -> bytes:
 
 
 def write_columns(records: Array, columns: dict[str, Array]) -> None:
-    """Fill the fields of a structured array from the columns of the same names, one row a record, as far as there are any.
+    """Fill the fields of a structured array from the columns of the same names, one row a record.
 
-    Addresses are cut to the field's length from the right.
+    Fields without a column stay. Addresses are cut to the field's length from the right.
     """
     for name, (dtype, *_) in (records.dtype.fields or {}).items():
         if name in columns:
@@ -162,7 +170,7 @@ def _record_dtype(fields: list[Field]) -> np.dtype[np.void]:
 
 
 def _blocks(settings: Settings, header: Header, times: tuple[tuple[str, int, int], ...]) -> list[_Block]:
-    """As many records as fit into a datagram, divided by the share of IPv6."""
+    """Fit as many records as go into a datagram, divided by the share of IPv6."""
     v4, v6 = (_record_dtype(fields) for fields in _templates(times).values())
     padding = 2 * 3
     room = PAYLOAD - header.dtype.itemsize - 2 * _SET.itemsize - padding
@@ -174,46 +182,50 @@ def _blocks(settings: Settings, header: Header, times: tuple[tuple[str, int, int
             break
         count -= 1
     blocks = (_Block(IPV4_TEMPLATE, v4, count - six), _Block(IPV6_TEMPLATE, v6, six))
-    return [block for block in blocks if block.count]
+    return [block for block in blocks if block.records]
 
 
 def _ring(
     settings: Settings, rng: np.random.Generator, boot_ms: int, header: Header, blocks: list[_Block]
 ) -> tuple[Ring, Array]:
-    """The ring and, as the same memory, its datagrams as an (n,) structured array with a field `header`."""
+    """Make the ring and, as a view into it, its datagrams: an (n,) structured array with a field `header`."""
     n = settings.ring
-    layout: list[tuple[str, object] | tuple[str, object, int]] = [("header", header.dtype)]
-    for block in blocks:
-        if block.set_id:
-            layout.append((f"set{block.set_id}", _SET))
-        layout.append((f"records{block.set_id}", block.dtype, block.count))
-        if block.set_id:
-            layout.append((f"pad{block.set_id}", "u1", _padding(block)))
-    datagrams = np.zeros(n, np.dtype(layout))  # type: ignore[arg-type]
-    per_datagram = sum(block.count for block in blocks)
+    datagrams = _allocate(n, header, blocks)
+    in_datagram = sum(block.records for block in blocks)
+    records = np.full(n, in_datagram)
     packets, octets, times = np.zeros(n, np.int64), np.zeros(n, np.int64), []
     for block in blocks:
-        if block.set_id:
-            datagrams[f"set{block.set_id}"]["id"] = block.set_id
-            size = _SET.itemsize + block.count * block.dtype.itemsize + _padding(block)
-            datagrams[f"set{block.set_id}"]["length"] = size
-        keys = max(1, round(settings.keys * block.count / per_datagram))
+        keys = max(1, round(settings.keys * block.records / in_datagram))
         version = 6 if block.set_id == IPV6_TEMPLATE else 4
-        flows = Traffic(rng, keys, settings.zipf, version).draw(n * block.count)
-        records = datagrams[f"records{block.set_id}"]
-        write_columns(records, flows)
+        flows = Traffic(rng, keys, settings.zipf, version).draw(n * block.records)
+        target = datagrams[f"records{block.set_id}"]
+        write_columns(target, flows)
         packets += flows["packets"].reshape(n, -1).sum(1)
         octets += flows["bytes"].reshape(n, -1).sum(1)
-        times += [(records[name], flows[f"{name}_ago"].reshape(n, -1)) for name in ("start", "end")]
-    records_each = np.full(n, per_datagram)
-    units = np.ones(n, np.int64) if header is HEADER9 else records_each
-    data = datagrams.view(np.uint8).reshape(n, -1)
-    counts = Counts(records_each, packets, octets, units)
-    ring = Ring(data, np.full(n, datagrams.itemsize), header, counts, boot_ms=boot_ms)
+        times += [(target[name], flows[f"{name}_ago"].reshape(n, -1)) for name in ("start", "end")]
+    units = np.ones(n, np.int64) if header.counts_datagrams else records
+    ring = Ring(
+        datagrams.view(np.uint8).reshape(n, -1),
+        np.full(n, datagrams.itemsize),
+        header,
+        Counts(records, packets, octets, units),
+        boot_ms=boot_ms,
+    )
     for field, ago in times:
         ring.add_time(field, ago)
     return ring, datagrams
 
 
-def _padding(block: _Block) -> int:
-    return -(_SET.itemsize + block.count * block.dtype.itemsize) % 4
+def _allocate(n: int, header: Header, blocks: list[_Block]) -> Array:
+    """Lay out (n,) datagrams: header, and for each block set<id>, records<id> and padding to 4 bytes."""
+    layout: list[Any] = [("header", header.dtype)]
+    for block in blocks:
+        records = (f"records{block.set_id}", block.dtype, block.records)
+        padding = (f"padding{block.set_id}", "u1", block.size - _SET.itemsize - block.records * block.dtype.itemsize)
+        layout += [(f"set{block.set_id}", _SET), records, padding] if block.set_id else [records]
+    datagrams = np.zeros(n, np.dtype(layout))
+    for block in blocks:
+        if block.set_id:
+            sets = datagrams[f"set{block.set_id}"]
+            sets["id"], sets["length"] = block.set_id, block.size
+    return datagrams

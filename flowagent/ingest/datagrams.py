@@ -70,3 +70,25 @@ class Datagrams:
             if isinstance(received_ns, int)
             else np.array(received_ns, np.int64),
         )
+
+    def heads(self, rows: Array, size: int) -> Array:
+        """The first `size` bytes of these payloads, (len(rows), size) uint8; beyond a payload's end they mean nothing."""
+        return gather(self.data, self.offset[rows], size)
+
+
+def gather(data: Array, offset: Array, size: int) -> Array:
+    """A copy of the `size` bytes at each offset: (len(offset), size) uint8.
+
+    Copying first pays: columns are then read from memory that lies together.
+    What would lie beyond the buffer reads as zero.
+    """
+    if len(data) < size or int(offset.max()) > len(data) - size:
+        data = np.concatenate([data, np.zeros(size, np.uint8)])
+    # Every place in the buffer as an item of `size` bytes: indexing then copies whole items.
+    places: Array = np.ndarray((len(data) - size + 1,), f"V{size}", buffer=data, strides=(1,))
+    return places[offset].view(np.uint8).reshape(len(offset), size)
+
+
+def numbers(heads: Array, at: int, size: int) -> Array:
+    """The big-endian number of 2 or 4 bytes at one place of each head, int64."""
+    return heads[:, at : at + size].view(f">u{size}")[:, 0].astype(np.int64)

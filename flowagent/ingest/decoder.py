@@ -12,14 +12,14 @@ from typing import Protocol
 import numpy as np
 
 from flowagent.batch import Array, Batch
-from flowagent.ingest.datagrams import Datagrams
+from flowagent.ingest.datagrams import Datagrams, numbers
 from flowagent.ingest.exporters import Exporters
 from flowagent.ingest.held import HeldSets
 from flowagent.ingest.ipfix import Ipfix
 from flowagent.ingest.netflow5 import NetFlow5
 from flowagent.ingest.netflow9 import NetFlow9
 from flowagent.ingest.rates import Overrides
-from flowagent.ingest.state import State, be16
+from flowagent.ingest.state import State
 from flowagent.ingest.stats import Stats
 
 
@@ -64,7 +64,7 @@ class Decoder:
             self.stats.error("unknown", "truncated", len(datagrams) - len(rows))
         if not len(rows):
             return Batch({})
-        versions = be16(datagrams.data, datagrams.offset[rows])
+        versions = numbers(datagrams.heads(rows, 2), 0, 2)
         if bool((versions == versions[0]).all()):
             self._route(int(versions[0]), datagrams, rows)
         else:
@@ -79,7 +79,7 @@ class Decoder:
             return
         if version == 0:
             # sFlow's version is a 32-bit 5.
-            sflow = be16(datagrams.data, datagrams.offset[rows] + 2) == 5
+            sflow = numbers(datagrams.heads(rows, 4), 2, 2) == 5
             self._unsupported("sflow5", "unsupported_protocol", int(sflow.sum()))
             rows = rows[~sflow]
         self._unsupported("unknown", "unknown_version", len(rows))

@@ -90,7 +90,7 @@ def address(raw: Array, _: Head) -> Values:
 
 def text(raw: Array, _: Head) -> Values:
     """Bytes up to the trailing NULs; dtype S."""
-    return Values(raw.copy().view(f"S{raw.shape[-1]}").reshape(-1))
+    return Values(np.ascontiguousarray(raw).view(f"S{raw.shape[-1]}").reshape(-1))
 
 
 def opaque(raw: Array, _: Head) -> Values:
@@ -197,9 +197,10 @@ def _wire_unsigned(raw: Array) -> Array:
 
 def _scaled(raw: Array, factor: int) -> Values:
     values = _wire_unsigned(raw).astype(np.uint64).reshape(-1)
-    fits = values <= np.uint64((2**63 - 1) // factor)
-    data = (values * np.uint64(factor)).view(np.int64)
-    return Values(data, None if bool(fits.all()) else fits)
+    limit = np.uint64((2**63 - 1) // factor)
+    fits = None if not len(values) or values.max() <= limit else values <= limit
+    values *= np.uint64(factor)
+    return Values(values.view(np.int64), fits)
 
 
 def _ntp(raw: Array, head: Head, fraction_mask: np.uint64) -> Values | None:

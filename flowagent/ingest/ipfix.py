@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flowagent.batch import Array
-from flowagent.ingest.datagrams import Datagrams
-from flowagent.ingest.state import be16, be32
+from flowagent.ingest.datagrams import Datagrams, numbers
 from flowagent.ingest.templated import Header, TemplatedDecoder
 
 
@@ -20,17 +19,17 @@ class Ipfix(TemplatedDecoder):
     options_set = 3
 
     def header(self, datagrams: Datagrams, rows: Array) -> Header:
-        data, at = datagrams.data, datagrams.offset[rows]
-        claimed, received = be16(data, at + 2), datagrams.length[rows]
+        heads, at = datagrams.heads(rows, self.header_size), datagrams.offset[rows]
+        claimed, received = numbers(heads, 2, 2), datagrams.length[rows]
         wrong = int(np.count_nonzero((claimed > received) | (claimed < self.header_size)))
         if wrong:
             # What is there is decoded all the same.
             self.state.stats.error(self.protocol, "bad_message_length", wrong)
         return Header(
-            domain=be32(data, at + 12),
-            export_ns=be32(data, at + 4) * 1_000_000_000,
+            domain=numbers(heads, 12, 4),
+            export_ns=numbers(heads, 4, 4) * 1_000_000_000,
             uptime_ms=None,
-            sequence=be32(data, at + 8),
+            sequence=numbers(heads, 8, 4),
             body=at + self.header_size,
             end=at + np.clip(claimed, self.header_size, received),
             received_ns=datagrams.received_ns[rows],

@@ -9,12 +9,11 @@ import numpy as np
 from flowagent.batch import Array
 from flowagent.grouping import group_rows
 from flowagent.ingest import fields as f
-from flowagent.ingest.datagrams import Datagrams
+from flowagent.ingest.datagrams import Datagrams, gather, numbers
 from flowagent.ingest.exporters import DomainKey, Session
 from flowagent.ingest.fields import Values
 from flowagent.ingest.options import constant_sampling
-from flowagent.ingest.records import gather
-from flowagent.ingest.state import State, be16, be32, origin_columns
+from flowagent.ingest.state import State, origin_columns
 from flowagent.ingest.stats import PROTOCOL_OF_VERSION
 from flowagent.schema import COLUMNS, SAMPLING_SOURCES
 
@@ -60,15 +59,15 @@ class NetFlow5:
             rows = rows[whole]
         if not len(rows):
             return
-        at = datagrams.offset[rows]
-        claimed = be16(datagrams.data, at + 2)
+        heads = datagrams.heads(rows, form.header_size)
+        claimed = numbers(heads, 2, 2)
         room = (datagrams.length[rows] - form.header_size) // form.record_size
         wrong = int(np.count_nonzero(claimed > room))
         if wrong:
             stats.error(protocol, "bad_record_count", wrong)
         counts = np.minimum(claimed, room)
-        engine = be16(datagrams.data, at + 20) if version == 5 else np.zeros(len(rows), np.int64)
-        sampling = be16(datagrams.data, at + 22) & _RATE_BITS if version == 5 else np.zeros(len(rows), np.int64)
+        engine = numbers(heads, 20, 2) if version == 5 else np.zeros(len(rows), np.int64)
+        sampling = numbers(heads, 22, 2) & _RATE_BITS if version == 5 else np.zeros(len(rows), np.int64)
         high, low, port = datagrams.exporter[0][rows], datagrams.exporter[1][rows], datagrams.port[rows]
         groups = group_rows([high, low, port, engine, sampling, counts])
         sessions: dict[int, tuple[Session, list[Array]]] = {}
@@ -81,23 +80,24 @@ class NetFlow5:
             session.records += len(part) * int(counts[i])
             sessions.setdefault(id(session), (session, []))[1].append(part)
             if counts[i]:
-                self._records(datagrams, rows[part], session, int(counts[i]), int(sampling[i]))
+                self._records(datagrams, rows[part], heads[part], session, int(counts[i]), int(sampling[i]))
         if version == 1:
             return
         for session, parts in sessions.values():
             mine = np.sort(np.concatenate(parts))
-            numbers = be32(datagrams.data, at[mine] + 16)
-            session.sequence.follow(numbers, counts[mine], np.ones(len(mine), np.bool_))
+            session.sequence.follow(numbers(heads[mine], 16, 4), counts[mine], np.ones(len(mine), np.bool_))
 
-    def _records(self, datagrams: Datagrams, rows: Array, session: Session, count: int, sampling: int) -> None:
-        state, data, at = self._state, datagrams.data, datagrams.offset[rows]
+    def _records(
+        self, datagrams: Datagrams, rows: Array, heads: Array, session: Session, count: int, sampling: int
+    ) -> None:
+        state = self._state
         version = session.domain.key.version
         protocol, form = PROTOCOL_OF_VERSION[version], _FORMATS[version]
         n = len(rows) * count
-        area = gather(data, at + form.header_size, count * form.record_size)
+        area = gather(datagrams.data, datagrams.offset[rows] + form.header_size, count * form.record_size)
         records = area.reshape(len(rows), count, form.record_size)
-        export_ns = be32(data, at + 8) * 1_000_000_000 + be32(data, at + 12)
-        head = f.Head(export_ns[:, None], be32(data, at + 4)[:, None])
+        export_ns = numbers(heads, 8, 4) * 1_000_000_000 + numbers(heads, 12, 4)
+        head = f.Head(export_ns[:, None], numbers(heads, 4, 4)[:, None])
         columns: dict[str, Values] = {}
         for name, (offset, length) in form.fields.items():
             if state.wants(name):
@@ -115,7 +115,7 @@ class NetFlow5:
         if state.wants("received_ns"):
             columns["received_ns"] = Values(np.repeat(datagrams.received_ns[rows], count))
         if state.wants("sequence") and version != 1:
-            columns["sequence"] = Values(np.repeat(be32(data, at + 16).astype(np.uint32), count))
+            columns["sequence"] = Values(np.repeat(numbers(heads, 16, 4).astype(np.uint32), count))
         order = None
         if state.ordered:
             order = ((rows.astype(np.int64) << 32)[:, None] + np.arange(count)).reshape(-1)

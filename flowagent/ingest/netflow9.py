@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flowagent.batch import Array
-from flowagent.ingest.datagrams import Datagrams
-from flowagent.ingest.state import be32
+from flowagent.ingest.datagrams import Datagrams, numbers
 from flowagent.ingest.templated import Header, TemplatedDecoder
 
 
@@ -20,12 +19,12 @@ class NetFlow9(TemplatedDecoder):
     options_set = 1
 
     def header(self, datagrams: Datagrams, rows: Array) -> Header:
-        data, at = datagrams.data, datagrams.offset[rows]
+        heads, at = datagrams.heads(rows, self.header_size), datagrams.offset[rows]
         return Header(
-            domain=be32(data, at + 16),
-            export_ns=be32(data, at + 8) * 1_000_000_000,
-            uptime_ms=be32(data, at + 4),
-            sequence=be32(data, at + 12),
+            domain=numbers(heads, 16, 4),
+            export_ns=numbers(heads, 8, 4) * 1_000_000_000,
+            uptime_ms=numbers(heads, 4, 4),
+            sequence=numbers(heads, 12, 4),
             body=at + self.header_size,
             end=at + datagrams.length[rows],
             received_ns=datagrams.received_ns[rows],

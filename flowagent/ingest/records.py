@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from flowagent.batch import Array
 from flowagent.elements import VARIABLE
 from flowagent.grouping import group_rows
+from flowagent.ingest.datagrams import gather
 from flowagent.ingest.layout import Layout, layout_of
 from flowagent.ingest.templates import Template
 
@@ -27,7 +27,7 @@ _PADDING = 3
 class Records(NamedTuple):
     """Records of one layout.
 
-    bytes   uint8 (m, r, record_length); may be a view of the input buffer
+    bytes   uint8 (m, r, record_length)
     sets    (m,) the set, by its place in the input, that row m of `bytes` comes from
     offset  (m,) int64, where the first record of row m begins in the input buffer
     """
@@ -86,17 +86,6 @@ def _by_value(values: Array) -> Iterator[tuple[int, Array]]:
     groups = group_rows([values])
     for rows in np.split(groups.order, groups.starts[1:]):
         yield int(values[rows[0]]), rows
-
-
-def gather(data: Array, offset: Array, size: int) -> Array:
-    """The `size` bytes at each offset: (len(offset), size) uint8, a view where they are evenly spaced."""
-    n = len(offset)
-    step = int(offset[1] - offset[0]) if n > 1 else 0
-    if n == 1 or (step > 0 and bool((np.diff(offset) == step).all())):
-        return as_strided(data[int(offset[0]) :], (n, size), (step, 1), writeable=False)
-    # Every place in the buffer as an item of `size` bytes: indexing then copies whole items.
-    whole: Array = np.ndarray((len(data) - size + 1,), f"V{size}", buffer=data, strides=(1,))[offset]
-    return whole.view(np.uint8).reshape(n, size)
 
 
 def _cut_variable(data: Array, offset: Array, length: Array, template: Template) -> Cut:

@@ -23,6 +23,8 @@ Rule = Literal["before", "including", "datagrams"]
 _WRAP, _HALF = 1 << 32, 1 << 31
 _BACK, _AHEAD = 1 << 16, 1 << 24
 """Steps back or ahead by more than these are a restart of the exporter, not loss."""
+_CERTAIN = 64
+"""So many more odd steps settle that a way of counting is not this exporter's."""
 _RECENT = 256
 """So many datagrams are remembered to tell a duplicate from a late one."""
 
@@ -42,6 +44,9 @@ class Sequence:
         self._records += int(counts.sum())
         for follower in self._followers:
             follower.follow(sequence, counts, counted)
+        best = self._best
+        if any(f.odd - best.odd >= _CERTAIN for f in self._followers):
+            self._followers = [best]
 
     @property
     def restarts(self) -> int:

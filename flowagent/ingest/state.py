@@ -60,13 +60,3 @@ def origin_columns(domain: Domain, protocol: str, length: int) -> dict[str, Valu
         "observation_domain": Values(constant(domain.key.domain, length, np.uint32)),
         "export_protocol": Values(constant(EXPORT_PROTOCOLS.index(protocol), length, np.uint8)),
     }
-
-
-def be16(data: Array, offset: Array) -> Array:
-    """Big-endian 16-bit numbers at these offsets, int64."""
-    return data[offset].astype(np.int64) << 8 | data[offset + 1]
-
-
-def be32(data: Array, offset: Array) -> Array:
-    """Big-endian 32-bit numbers at these offsets, int64."""
-    return be16(data, offset) << 16 | be16(data, offset + 2)

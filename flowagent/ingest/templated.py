@@ -17,13 +17,13 @@ import numpy as np
 from flowagent.batch import Array, constant
 from flowagent.errors import DecodeError
 from flowagent.grouping import group_rows
-from flowagent.ingest.datagrams import Datagrams
+from flowagent.ingest.datagrams import Datagrams, gather, numbers
 from flowagent.ingest.exporters import Domain, DomainKey, Session
 from flowagent.ingest.fields import Head, Values
 from flowagent.ingest.held import HeldSet
 from flowagent.ingest.options import learn, sampling_columns
 from flowagent.ingest.records import Cut, Records, cut_records
-from flowagent.ingest.state import State, be16, origin_columns
+from flowagent.ingest.state import State, origin_columns
 from flowagent.ingest.templates import Template, parse_template_set
 
 
@@ -223,8 +223,8 @@ class _Feed:
         header, data = self._header, self._data
         room = header.end - header.body
         has_set = room >= 4
-        first = np.where(has_set, header.body, 0)
-        set_id, set_length = be16(data, first), be16(data, first + 2)
+        set_heads = gather(data, np.where(has_set, header.body, 0), 4)
+        set_id, set_length = numbers(set_heads, 0, 2), numbers(set_heads, 2, 2)
         simple = has_set & (set_length == room) & (set_id >= 256)
         self._simple = np.flatnonzero(simple)
         self._simple_id = set_id[self._simple]

@@ -1,0 +1,173 @@
+"""A running agent: `flowagent run` as a process of its own, and what it says about itself."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import yaml
+from live.netns import Netns
+from live.polling import free_port, until
+from prometheus_client.parser import text_string_to_metric_families
+
+TCP, UDP = 6, 17
+
+
+class Flow(NamedTuple):
+    """A 5-tuple; ports are 0 where the protocol has none."""
+
+    src: str
+    dst: str
+    src_port: int
+    dst_port: int
+    proto: int
+
+
+class Sums(NamedTuple):
+    """What is known of a flow, or of all."""
+
+    packets: int
+    bytes: int
+
+
+class Metrics:
+    """One look at /metrics."""
+
+    def __init__(self, text: str) -> None:
+        self._samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+    def total(self, name: str, **labels: str) -> int:
+        """Sum over the series that have these labels."""
+        found = [s for s in self._samples if s.name == name and labels.items() <= s.labels.items()]
+        return int(sum(s.value for s in found))
+
+    @property
+    def flows(self) -> Sums:
+        """Of all records."""
+        return Sums(self.total("flowagent_flow_packets_total"), self.total("flowagent_flow_bytes_total"))
+
+    @property
+    def decoded(self) -> int:
+        return self.total("flowagent_ingest_records_total")
+
+    @property
+    def errors(self) -> int:
+        return self.total("flowagent_ingest_errors_total")
+
+
+class Agent:
+    """Listens on a UDP port of the loopback, writes rows to a file, keeps its state in its directory.
+
+    `sections` go over the default configuration; `netns` is where it runs.
+    """
+
+    def __init__(self, directory: Path, *, netns: Netns | None = None, **sections: Any) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.port = free_port(socket.SOCK_DGRAM)
+        self.http_port = free_port(socket.SOCK_STREAM)
+        self.config = {
+            "ingest": [{"type": "udp", "listen": f"127.0.0.1:{self.port}"}],
+            "window": {"every": "1s"},
+            "export": [{"type": "file", "path": str(directory / "rows.ndjson")}],
+            "http": {"listen": f"127.0.0.1:{self.http_port}"},
+            "state": {"path": str(directory / "state")},
+            **sections,
+        }
+        self._netns = netns
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> Self:
+        """Start it, again too; returns when it is ready."""
+        self.launch()
+        until(self._ready_or_ended, "ready")
+        assert self._process.poll() is None, self.log
+        return self
+
+    def launch(self) -> subprocess.Popen:
+        """Start it without waiting for anything."""
+        self.write_config()
+        command = [sys.executable, "-m", "flowagent", "run", "-c", str(self.directory / "agent.yaml")]
+        if self._netns is not None:
+            command = self._netns.command(*command)
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
+        return self._process
+
+    def write_config(self) -> None:
+        (self.directory / "agent.yaml").write_text(yaml.safe_dump(self.config))
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def stop(self) -> None:
+        """SIGTERM; returns when it has drained and ended as it should."""
+        self._process.terminate()
+        assert self._process.wait(15) == 0, self.log
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def log(self) -> str:
+        """What it wrote to stderr so far."""
+        return (self.directory / "log").read_text()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows in its file so far."""
+        file = self.directory / "rows.ndjson"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def metrics(self) -> Metrics:
+        return Metrics(self.get("/metrics"))
+
+    def saved_templates(self) -> bool:
+        """Whether templates are on disk."""
+        return any((self.directory / "state").glob("templates-*.msgpack"))
+
+    def get(self, path: str, accept: str = "*/*") -> str:
+        """The body of a page; raises OSError where the answer is not 200."""
+        url = f"http://127.0.0.1:{self.http_port}{path}"
+        if self._netns is not None:
+            try:
+                return self._netns.run("curl", "-sSf", "-H", f"Accept: {accept}", url)
+            except subprocess.CalledProcessError as error:
+                raise OSError(error.stderr) from error
+        with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": accept}), timeout=10) as answer:
+            return answer.read().decode()
+
+    def _ready_or_ended(self) -> bool:
+        if self._process.poll() is not None:
+            return True
+        try:
+            self.get("/readyz")
+        except OSError:
+            return False
+        return True
+
+
+def sum_rows(rows: Iterable[dict[str, Any]]) -> dict[Flow, Sums]:
+    """Packets and bytes of each 5-tuple of canonical rows; rows without addresses (ARP and the like) are left out."""
+    packets, octets = Counter(), Counter()
+    for row in rows:
+        if "src_addr" in row:
+            ports = (row["src_port"], row["dst_port"]) if row["proto"] in (TCP, UDP) else (0, 0)
+            flow = Flow(row["src_addr"], row["dst_addr"], *ports, row["proto"])
+            packets[flow] += row["packets"]
+            octets[flow] += row["bytes"]
+    return {flow: Sums(packets[flow], octets[flow]) for flow in packets}
+
+
+def total(flows: dict[Flow, Sums]) -> Sums:
+    """Over all flows."""
+    return Sums(*map(sum, zip(*flows.values(), strict=True))) if flows else Sums(0, 0)
