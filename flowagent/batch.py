@@ -56,10 +56,12 @@ class Batch:
         if rows.dtype == np.bool_ and length == self.length:
             return self
 
+        positions = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+
         def pick(values: Array) -> Array:
             if is_constant(values):
                 return np.broadcast_to(values[..., :1], (*values.shape[:-1], length))
-            return values[..., rows]
+            return values.take(positions, axis=-1)
 
         return type(self)(
             {name: pick(values) for name, values in self.columns.items()} if self.length else self.columns,

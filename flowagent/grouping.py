@@ -61,7 +61,7 @@ def group_rows(columns: Sequence[Array]) -> Groups:
     packed >>= bits
     differs = packed[1:] != packed[:-1]
     for column in varying:
-        values = column[order]
+        values = column.take(order)
         differs |= values[1:] != values[:-1]
     starts = np.flatnonzero(differs)
     starts += 1

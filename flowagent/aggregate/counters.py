@@ -133,6 +133,7 @@ def _sum_groups(batch: Batch, by: list[str]) -> tuple[Groups, dict[str, list[int
 def _sum_dense(batch: Batch, codes: Array) -> tuple[Groups, dict[str, list[int]]] | None:
     """The same by counting, where one byte tells the groups apart; None where float sums would not be exact."""
     sums: dict[str, list[int]] = {}
+    codes = codes.astype(np.intp)
     counts = np.bincount(codes, minlength=256)
     used = np.flatnonzero(counts)
     for name in _MEASURES:

@@ -58,7 +58,7 @@ def _merge(batch: Batch, name: str, groups: Groups) -> tuple[Array, Array | None
             return values[0] * groups.sizes().astype(values.dtype), None
         return constant(values[0], len(groups.starts), values.dtype), None
     if known is None:
-        return ufunc.reduceat(values[groups.order], groups.starts), None
+        return ufunc.reduceat(values.take(groups.order), groups.starts), None
     neutral = {"sum": 0, "or": 0, "min": np.iinfo(values.dtype).max, "max": np.iinfo(values.dtype).min}[rule]
     filled = np.where(known, values, values.dtype.type(neutral))
     any_known = np.logical_or.reduceat(known[groups.order], groups.starts)

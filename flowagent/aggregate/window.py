@@ -24,6 +24,7 @@ _IMPLICIT_KEY = ("sampling_rate", "sampling_source")
 _RAW_ROWS = 32768
 """Records are collected to this many before they are aggregated: larger groups, fewer calls."""
 _MIN_MERGE = 65536
+"""Fewer partial rows than this are not worth a merge."""
 
 
 class Window:
@@ -59,7 +60,7 @@ class Window:
         self._raw_rows += len(batch)
         if self._raw_rows >= _RAW_ROWS:
             self._fold_raw()
-            if sum(len(p) for p in self._partials) >= max(_MIN_MERGE, len(self._merged)):
+            if sum(len(p) for p in self._partials) >= max(_MIN_MERGE, 2 * len(self._merged)):
                 self._merge()
                 if len(self._merged) > self._max_keys:
                     self._early += 1

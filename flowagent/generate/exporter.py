@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 BATCH = 256
 """Datagrams stamped and sent without a look at the clock: about a millisecond."""
 TICK = 16
-"""Datagrams to wake up for, unless that means pauses out of these bounds: bursts should stay small, and so should the work."""
+"""Datagrams worth waking up for, within the bounds below: bursts should stay small, and so should the work."""
 SHORTEST_TICK, LONGEST_TICK = 0.002, 0.01
-"""Seconds."""
+"""Seconds between two batches."""
 LONGEST_PAUSE = 0.1
 """Seconds after which a wish to stop is seen."""
 
@@ -133,20 +133,15 @@ class Exporter:
 
     def _connect(self) -> socket.socket:
         host, port = self.settings.address()
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-            sock = socket.socket(family, kind, protocol)
-        except OSError as error:
-            raise ConfigError(
-                "target", f"{self.settings.target!r} cannot be used: {error}; name a reachable host"
-            ) from error
-        try:
-            sock.connect(address)
-        except OSError as error:
-            sock.close()
-            raise ConfigError(
-                "target", f"{self.settings.target!r} cannot be used: {error}; name a reachable host"
-            ) from error
+        with contextlib.ExitStack() as stack:
+            try:
+                family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+                sock = stack.enter_context(socket.socket(family, kind, protocol))
+                sock.connect(address)
+            except OSError as error:
+                problem = f"{self.settings.target!r} cannot be used ({error}); name a host that can be reached"
+                raise ConfigError("target", problem) from error
+            stack.pop_all()
         return sock
 
     def _send_templates(self, sock: socket.socket) -> None:

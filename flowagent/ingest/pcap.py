@@ -95,19 +95,23 @@ class Capture:
     skipped: Counter[str] = field(default_factory=Counter)
 
     @property
+    def name(self) -> str:
+        """The file, or the first of several and how many follow."""
+        return str(self.paths[0]) + (f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else "")
+
+    @property
     def size(self) -> int:
         """Bytes of the files as they are stored; 0 for a pipe."""
         return sum(path.stat().st_size for path in self.paths)
 
-    def datagrams(
-        self, *, chunk: int = 4096, progress: Callable[[int], object] = lambda _: None
-    ) -> Iterator[Datagrams]:
+    def datagrams(self, *, chunk: int = 4096, progress: Callable[[int], None] | None = None) -> Iterator[Datagrams]:
         """Yield every UDP datagram, at most `chunk` and about 8 MiB of them at a time; each call begins anew.
 
         Memory is bounded. `progress` is told how many of the `size` bytes were read. What is
         wrong in a file is counted in `skipped`; ConfigError is for one that cannot be read.
         """
         self.skipped.clear()
+        tell = progress or (lambda _: None)
         before = 0
         for number, path in enumerate(self.paths):
             with _open(path) as file:
@@ -115,9 +119,9 @@ class Capture:
                 rows = self._rows(file, path, number)
                 while datagrams := _chunk(rows, chunk):
                     yield datagrams
-                    progress(before + position())
+                    tell(before + position())
                 before += position()
-            progress(before)
+            tell(before)
 
     def _rows(self, file: BufferedReader, path: Path, number: int) -> Iterator[_Row]:
         fragments = _Fragments(self.skipped)
@@ -199,9 +203,9 @@ def _decompressed(file: BufferedReader) -> _Stream:
     return file
 
 
-def _exactly(stream: _Stream, size: int) -> bytes:
+def _exactly(stream: _Stream, size: int, *, or_none: bool = False) -> bytes:
     data = stream.read(size)
-    if len(data) < size:
+    if len(data) < size and (data or not or_none):
         raise EOFError
     return data
 
@@ -211,9 +215,7 @@ def _pcap(magic: bytes, stream: _Stream) -> Iterator[_Packet]:
     # The upper half of the word is about frame check sequences, which IP lengths cut off anyway.
     link = struct.unpack(f"{order}16xI", _exactly(stream, 20))[0] & 0xFFFF
     header = struct.Struct(f"{order}4I")
-    while head := stream.read(16):
-        if len(head) < 16:
-            raise EOFError
+    while head := _exactly(stream, 16, or_none=True):
         seconds, fraction, captured, length = header.unpack(head)
         if captured > _MAX_PACKET:
             raise DecodeError("bad_file", f"a packet of {captured} bytes")
@@ -223,14 +225,12 @@ def _pcap(magic: bytes, stream: _Stream) -> Iterator[_Packet]:
 def _pcapng(magic: bytes, stream: _Stream, skipped: Counter[str]) -> Iterator[_Packet]:
     interfaces: list[_Interface] = []
     ns = 0
-    head = magic + stream.read(4)
+    head = magic + _exactly(stream, 4)
     while head:
         if head[:4] == _PCAPNG:  # a section: its byte order stands behind the length written in it
             head += _exactly(stream, 4)
             interfaces.clear()
             order = _PCAPNG_ORDER[head[8:]]
-        if len(head) < 8:
-            raise EOFError
         kind, size = struct.unpack_from(f"{order}2I", head)
         if not len(head) + 4 <= size <= _MAX_BLOCK or size % 4:
             raise DecodeError("bad_file", f"a block of {size} bytes")
@@ -245,7 +245,7 @@ def _pcapng(magic: bytes, stream: _Stream, skipped: Counter[str]) -> Iterator[_P
             else:
                 ns = packet[1]
                 yield packet
-        head = stream.read(8)
+        head = _exactly(stream, 8, or_none=True)
 
 
 def _interface(order: str, body: bytes) -> _Interface:

@@ -50,9 +50,9 @@ class Config(Settings):
     """Share the port with other processes (SO_REUSEPORT)."""
     sampling_rates: dict[str, Annotated[float, msgspec.Meta(ge=1)]] = {}
     """Sampling rate by exporter subnet, over what the exporter says."""
-    max_delay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    max_delay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     """Seconds that a datagram may wait in the socket."""
-    batch: Annotated[int, msgspec.Meta(ge=16, le=16384)] = 2048
+    batch: Annotated[int, msgspec.Meta(ge=16, le=16384)] = 4096
     """Datagrams taken at once."""
 
     def build(self, ctx: Context) -> UdpSource:

@@ -92,8 +92,8 @@ def test_templates_come_first_and_again():
         sender.send(duration=0.35)
         sets = [int.from_bytes(datagram[16:18], "big") for datagram in received(sock)]
     assert sets[0] == 2
-    assert 3 <= sets.count(2) <= 4
-    assert sets.count(256) >= 30
+    assert 2 <= sets.count(2) <= 4
+    assert sets.count(256) == 1 + 35
 
 
 def test_ovs_repeats_its_templates_every_600_seconds_only():
@@ -111,11 +111,11 @@ def test_ovs_repeats_its_templates_every_600_seconds_only():
     assert sets.count(3) == sets.count(462) == 2
 
 
-@pytest.mark.parametrize("rate", [100, 3000])
+@pytest.mark.parametrize("rate", [100, 2000])
 def test_pace(rate):
     with listener() as (sock, target):
         sent = exporter(target, rate=rate).send(duration=0.5)
-        assert math.isclose(sent.seconds, 0.5, abs_tol=0.2)
+        assert 0.5 <= sent.seconds < 2
         assert sent.records == (1 + math.floor(0.5 * rate / 17)) * 17
         assert len(received(sock)) == sent.datagrams
 
@@ -200,7 +200,7 @@ def test_a_ring_larger_than_a_batch_arrives_whole():
 
 async def test_run_sends_until_it_shall_stop():
     with listener() as (sock, target):
-        sender = exporter(target, rate=3400)
+        sender = exporter(target, rate=1700)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             task = group.create_task(sender.run(stop))
@@ -210,7 +210,7 @@ async def test_run_sends_until_it_shall_stop():
         sent = task.result()
         assert sent is sender.sent
         assert without_time(sent) == truth(received(sock))
-    assert sent.records <= 3400
+    assert sent.records <= 1700
 
 
 async def test_run_flat_out_leaves_the_loop_to_others():
@@ -231,13 +231,12 @@ async def test_run_flat_out_leaves_the_loop_to_others():
 
 
 async def test_run_closes_its_socket_when_cancelled():
-    with listener() as (_sock, target):
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(exporter(target, rate=100).run(asyncio.Event()), 0.05)
+    with listener() as (_sock, target), pytest.raises(TimeoutError):
+        await asyncio.wait_for(exporter(target, rate=100).run(asyncio.Event()), 0.05)
 
 
 def test_unusable_target():
-    with pytest.raises(ConfigError, match="target.*255.255.255.255:9.*reachable"):
+    with pytest.raises(ConfigError, match=r"target.*255\.255\.255\.255:9.*reachable"):
         exporter("255.255.255.255:9").send(records=1)
 
 

@@ -14,7 +14,7 @@ PROTOCOLS = {"netflow5": wire.netflow5, "netflow9": wire.netflow9, "ipfix": wire
 NOW_MS = 1_800_000_000_678
 BOOT_MS = NOW_MS - 86_400_000
 FIXTURE = json.loads((Path(__file__).parents[1] / "data" / "ovs-3.1-ipfix-templates.json").read_text())
-START, END = {"netflow5": (22, 21), "netflow9": (22, 21), "ipfix": (152, 153)}, None
+START_END = {"netflow5": (22, 21), "netflow9": (22, 21), "ipfix": (152, 153)}
 
 
 def export(protocol, **changes):
@@ -22,9 +22,9 @@ def export(protocol, **changes):
     return PROTOCOLS[protocol](settings, np.random.default_rng(settings.seed), BOOT_MS)
 
 
-def stamped(ring, sequence, now_ms=NOW_MS, limit=1000):
+def stamped(ring, sequence, now_ms=NOW_MS):
     """The next datagrams as bytes, and the sequence number after them."""
-    rows = ring.take(limit)
+    rows = ring.take(len(ring))
     sequence = ring.stamp(rows, sequence, now_ms * 1_000_000)
     return [ring.data[i, : ring.length[i]].tobytes() for i in range(rows.start, rows.stop)], sequence
 
@@ -77,13 +77,9 @@ def test_sequence_numbers_wrap():
     ring = export("ipfix").data
     start = 2**32 - 20
     datagrams, after = stamped(ring, start)
-    sequences = [Decoder.decode(Decoder(), d[:16] and _header_only(d)).sequence for d in datagrams]
-    assert sequences[:3] == [start, (start + 17) % 2**32, start + 34 - 2**32]
+    sequences = [int.from_bytes(datagram[8:12], "big") for datagram in datagrams]
+    assert sequences[:3] == [start, start + 17, start + 34 - 2**32]
     assert after == start + 24 * 17 - 2**32
-
-
-def _header_only(datagram):
-    return datagram[:2] + (16).to_bytes(2, "big") + datagram[4:16]
 
 
 @pytest.mark.parametrize("protocol", ["netflow5", "netflow9", "ipfix"])
@@ -100,7 +96,7 @@ def test_flow_times_lie_just_before_the_present(protocol, later_ms):
         assert message.seconds == now_ms // 1000
         for _, values in message.records:
             fields = {element: value for _, element, value in values}
-            start, end = (fields[element] for element in START[protocol])
+            start, end = (fields[element] for element in START_END[protocol])
             if protocol != "ipfix":  # milliseconds of uptime, 32 bits
                 header_ms = now_ms if protocol == "netflow5" else message.seconds * 1000
                 assert message.uptime == (header_ms - BOOT_MS) % 2**32

@@ -481,6 +481,7 @@ def test_payload_files_next_to_each_other_are_one_capture(tmp_path):
         ("192.0.2.1", 4444, start, b"\0\x09template"),
         ("192.0.2.1", 4444, start + SECOND, b"\0\x09data"),
     ]
+    assert [groups[0].name, groups[1].name] == [f"{first} and 1 more", str(whole)]
     assert groups[0].size == first.stat().st_size + second.stat().st_size
     assert rows(groups[4]) == []
     assert groups[4].skipped == {"truncated_file": 1}
