@@ -139,8 +139,11 @@ def is_constant(values: Array) -> bool:
 
 def constant(value: Any, length: int, dtype: npt.DTypeLike) -> Array:
     """A column of `length` rows that all hold `value`, in the memory of one."""
-    scalar = np.asarray(value, dtype)
-    return np.broadcast_to(scalar[..., None], (*scalar.shape, length))
+    scalar = np.array(value, dtype)
+    # As np.broadcast_to would, in a tenth of its time.
+    column: Array = np.ndarray((*scalar.shape, length), scalar.dtype, scalar, strides=(*scalar.strides, 0))
+    column.flags.writeable = False
+    return column
 
 
 def _concat_column(parts: Sequence[Array | None], lengths: Sequence[int]) -> Array:

@@ -37,7 +37,10 @@ class Groups(NamedTuple):
 
     def sizes(self) -> Array:
         """Rows in each group, int64."""
-        return np.diff(self.starts, append=len(self.order))
+        ends = np.empty_like(self.starts)
+        ends[:-1] = self.starts[1:]
+        ends[-1:] = len(self.order)
+        return ends - self.starts
 
 
 def group_rows(columns: Sequence[Array]) -> Groups:

@@ -78,7 +78,7 @@ class Exporter:
         export = _BUILDERS[settings.protocol](settings, np.random.default_rng(settings.seed), boot_ms)
         self._data, self._templates = export.data, export.templates
         self._sequence = export.first_sequence
-        self._senders = {ring: Sender(ring.data, ring.length) for ring in (export.data, export.templates) if ring}
+        self._senders = {ring: Sender(ring.data, ring.length) for ring in (self._data, self._templates) if ring}
         self._template_interval = settings.template_interval or (600 if settings.protocol == "ovs" else 20)
 
     def send(self, duration: float | None = None, records: int | None = None) -> Sent:
@@ -87,9 +87,10 @@ class Exporter:
         Without either it goes on until interrupted. Raises ConfigError where
         the target cannot be used.
         """
-        for pause in self._steps(duration, records):
-            if pause:
-                time.sleep(pause)
+        with contextlib.closing(self._steps(duration, records)) as steps:
+            for pause in steps:
+                if pause:
+                    time.sleep(pause)
         return self.sent
 
     async def run(self, stop: asyncio.Event) -> Sent:

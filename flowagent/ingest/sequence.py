@@ -23,7 +23,7 @@ Rule = Literal["before", "including", "datagrams"]
 _WRAP, _HALF = 1 << 32, 1 << 31
 _BACK, _AHEAD = 1 << 16, 1 << 24
 """Steps back or ahead by more than these are a restart of the exporter, not loss."""
-_CERTAIN = 64
+_CERTAIN = 8
 """So many more odd steps settle that a way of counting is not this exporter's."""
 _RECENT = 256
 """So many datagrams are remembered to tell a duplicate from a late one."""
@@ -84,6 +84,8 @@ class _Follower:
     def follow(self, sequence: Array, counts: Array, counted: Array) -> None:
         start, span = self._spans(sequence, counts, counted)
         before = self.missing
+        if self._high is not None and self._in_order(start, span):
+            start = start[:0]
         while len(start):
             if self._high is None:
                 self._high = int(start[0])
@@ -100,6 +102,18 @@ class _Follower:
         # A gap seen only now may still be filled by a datagram on its way.
         self.settled = max(self.settled, min(before, self.missing))
 
+    def _in_order(self, start: Array, span: Array) -> bool:
+        """The usual case, without the bookkeeping: every datagram begins where the one before ended."""
+        end = start + span
+        if start[0] != self._high or bool((start[1:] != end[:-1]).any()):
+            return False
+        self._high = int(end[-1]) % _WRAP
+        self._remember(start)
+        return True
+
+    def _remember(self, start: Array) -> None:
+        self._recent = start[-_RECENT:] if len(start) >= _RECENT else np.concatenate([self._recent, start])[-_RECENT:]
+
     def _take(self, start: Array, ahead: Array, span: Array) -> None:
         end = ahead + span
         due = np.maximum.accumulate(np.concatenate([np.zeros(1, np.int64), end[:-1]]))
@@ -112,7 +126,7 @@ class _Follower:
         top = max(0, int(end.max()))
         self.missing += top - received
         self._high = (int(self._high or 0) + top) % _WRAP
-        self._recent = np.concatenate([self._recent, start])[-_RECENT:]
+        self._remember(start)
 
     def _is_duplicate(self, start: Array) -> Array:
         order = np.argsort(start, kind="stable")

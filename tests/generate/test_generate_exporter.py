@@ -236,7 +236,7 @@ async def test_run_closes_its_socket_when_cancelled():
 
 
 def test_unusable_target():
-    with pytest.raises(ConfigError, match=r"target.*255\.255\.255\.255:9.*reachable"):
+    with pytest.raises(ConfigError, match=r"target.*255\.255\.255\.255:9.*can be reached"):
         exporter("255.255.255.255:9").send(records=1)
 
 

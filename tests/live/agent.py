@@ -131,6 +131,11 @@ class Agent:
     def metrics(self) -> Metrics:
         return Metrics(self.get("/metrics"))
 
+    def wrote_all(self) -> bool:
+        """Whether every record that came so far is in the file."""
+        metrics = self.metrics()
+        return metrics.decoded == metrics.total("flowagent_records_total", outcome="exported") > 0
+
     def saved_templates(self) -> bool:
         """Whether templates are on disk."""
         return any((self.directory / "state").glob("templates-*.msgpack"))
