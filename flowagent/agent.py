@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-
 from flowagent import __version__
 from flowagent.channel import Policy
 from flowagent.component import Context
@@ -97,7 +96,13 @@ class Agent:
         labels = ("version", "python")
         yield Family("flowagent_build_info", "gauge", "1, with the version as a label.", labels,
                      {(__version__, platform.python_version()): 1})  # fmt: skip
-        yield Family("flowagent_reload_failures", "counter", "Reloads that kept the old configuration.", (), {(): self._reload_failed})
+        yield Family(
+            "flowagent_reload_failures",
+            "counter",
+            "Reloads that kept the old configuration.",
+            (),
+            {(): self._reload_failed},
+        )
 
 
 def _single(error: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -106,5 +111,3 @@ def _single(error: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
         inner = inner.exceptions[0]
     return inner
-
-

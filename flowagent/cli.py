@@ -1,4 +1,8 @@
-"""The command line. Data goes to stdout, everything else to stderr; exit 0 ok, 1 input had errors, 2 usage or configuration."""
+"""The command line.
+
+Data goes to stdout, everything else to stderr. Exit 0: ok, 1: the input had
+errors that cost records (with --strict), 2: usage or configuration.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,16 @@ import typer
 
 from flowagent import __version__, log
 from flowagent.errors import ConfigError
+from flowagent.generate.settings import Protocol
 
-app = typer.Typer(name="flowagent", help="Collect flow records: IPFIX, NetFlow and sFlow in, exact metrics and flows out.",
+app = typer.Typer(name="flowagent", help="Collect flow records: IPFIX and NetFlow in, exact metrics and flows out.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
 config_app = typer.Typer(help="Look at and check the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-ConfigOption = Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE", help="Configuration (YAML); default: none is needed.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("-c", "--config", metavar="FILE", help="Configuration (YAML); default: none is needed.")
+]
 LogOption = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 
 
@@ -103,9 +110,12 @@ async def _feed(ports: list[int], rate: float, stop: asyncio.Event) -> None:
 
     if not ports:
         raise ConfigError("ingest", "has no udp source; the demo needs one to send to")
-    protocols = ("netflow5", "netflow9", "ipfix")
+    protocols: tuple[Protocol, ...] = ("netflow5", "netflow9", "ipfix")
     exporters = [
-        Exporter(Settings(target=f"127.0.0.1:{ports[i % len(ports)]}", protocol=protocol, rate=rate / 3, seed=i), SystemClock())
+        Exporter(
+            Settings(target=f"127.0.0.1:{ports[i % len(ports)]}", protocol=protocol, rate=rate / 3, seed=i),
+            SystemClock(),
+        )
         for i, protocol in enumerate(protocols)
     ]
     async with asyncio.TaskGroup() as group:
@@ -115,7 +125,13 @@ async def _feed(ports: list[int], rate: float, stop: asyncio.Event) -> None:
 
 @app.command()
 def replay(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Captures (pcap, pcapng, also .gz and .zst), or files that hold one datagram's payload.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE…",
+            help="Captures (pcap, pcapng, also .gz and .zst), or files that hold one datagram's payload.",
+        ),
+    ],
     *,
     raw: Annotated[bool, typer.Option("--raw", help="Print every decoded record as exported.")] = False,
     summary: Annotated[bool, typer.Option("--summary", help="Print one JSON object that sums up each file.")] = False,
@@ -135,14 +151,20 @@ def replay(
     settings = load(config)
     rates = next((getattr(k.settings, "sampling_rates", {}) for k in settings.ingest if k.type == "udp"), {})
     job = Replay(files, pace=Pace.parse(speed), overrides=Overrides(rates))
-    with _progress(job.total_bytes) as job.progress, _rows_out(output, wanted=not summary or raw or output != "-") as out:
+    with (
+        _progress(job.total_bytes) as job.progress,
+        _rows_out(output, wanted=not summary or raw or output != "-") as out,
+    ):
         if raw or out is None:
             job.raw(out)
         else:
             job.rows(out, settings.window)
     everything = total(job.summaries)
     if summary:
-        document = {"files": [s.plain() for s in job.summaries], "total": {k: v for k, v in everything.plain().items() if k != "file"}}
+        document = {
+            "files": [s.plain() for s in job.summaries],
+            "total": {k: v for k, v in everything.plain().items() if k != "file"},
+        }
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
     sys.stdout.flush()
     if strict and (everything.errors or everything.buffered["expired"]):
@@ -173,15 +195,19 @@ def _progress(size: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-    with Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    with Progress(
+        BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
         task = bar.add_task("replay", total=size)
-        yield lambda done: bar.update(task, advance=done)
+        yield lambda read: bar.update(task, completed=read)
 
 
 @app.command()
 def generate(
     target: Annotated[str, typer.Option(help="Where to send: host:port.")] = "127.0.0.1:2055",
-    protocol: Annotated[str, typer.Option(help="netflow5, netflow9, ipfix, or ovs (IPFIX as Open vSwitch sends it).")] = "ipfix",
+    protocol: Annotated[
+        Protocol, typer.Option(help="netflow5, netflow9, ipfix, or ovs (IPFIX as Open vSwitch sends it).")
+    ] = "ipfix",
     rate: Annotated[float, typer.Option(help="Flow records a second; 0 for as many as possible.")] = 1000,
     duration: Annotated[float | None, typer.Option(help="Seconds; default: until interrupted.")] = None,
     records: Annotated[int | None, typer.Option(help="Stop after this many records.")] = None,

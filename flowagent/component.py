@@ -92,7 +92,10 @@ class Sink(Protocol):
         """Flush and close."""
 
     async def write(self, batch: Batch) -> int:
-        """Send the rows; returns the bytes sent. Raises Retry or Rejected. At least once: a retried batch is sent whole."""
+        """Send the rows; returns the bytes sent.
+
+        Raises Retry or Rejected. At least once: a retried batch is sent whole.
+        """
 
     def columns(self) -> frozenset[str] | None:
         """The columns this sink uses; None for all there are."""

@@ -30,7 +30,7 @@ _UNITS = {"ms": 1e-3, "s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
 _ENV = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
-class Window(Settings):
+class Window(Settings, frozen=True):
     """Aggregation of flow records by key; `window: 0` passes every record on as it came."""
 
     every: str | float = "10s"
@@ -60,14 +60,14 @@ class Window(Settings):
                 raise ConfigError("window.measures", f"{name!r} cannot be merged{_did_you_mean(name, known)}")
 
 
-class Tls(Settings):
+class Tls(Settings, frozen=True):
     """Certificate and key for HTTPS."""
 
     cert: str
     key: str
 
 
-class Http(Settings):
+class Http(Settings, frozen=True):
     """The HTTP server: metrics, health and API."""
 
     listen: str | None = "127.0.0.1:8077"
@@ -77,7 +77,7 @@ class Http(Settings):
     tls: Tls | None = None
 
 
-class State(Settings):
+class State(Settings, frozen=True):
     """What survives a restart: templates and sampling rates."""
 
     path: str | None = None
@@ -104,7 +104,7 @@ class Config(NamedTuple):
     state: State
 
 
-class _File(Settings):
+class _File(Settings, frozen=True):
     """The file's top level, before the kinds are looked up."""
 
     ingest: list[dict[str, Any]] | None = None
@@ -115,7 +115,11 @@ class _File(Settings):
     state: State = State()
 
 
-DEFAULTS: dict[str, list[dict[str, Any]]] = {"ingest": [{"type": "udp"}], "analyse": [{"type": "counters"}], "export": []}
+DEFAULTS: dict[str, list[dict[str, Any]]] = {
+    "ingest": [{"type": "udp"}],
+    "analyse": [{"type": "counters"}],
+    "export": [],
+}
 """What runs without any configuration."""
 
 
@@ -140,7 +144,9 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
 def parse(raw: Any, environ: Mapping[str, str] = os.environ) -> Config:
     """Check a configuration that was read already; raises ConfigError."""
     if not isinstance(raw, dict):
-        raise ConfigError("", f"the configuration is a {type(raw).__name__}; it must be sections such as ingest: and export:")
+        raise ConfigError(
+            "", f"the configuration is a {type(raw).__name__}; it must be sections such as ingest: and export:"
+        )
     file = _convert(_expand(raw, "", environ), _File, "")
     window = file.window if isinstance(file.window, Window) else Window(every=0)
     window.check()
@@ -213,7 +219,9 @@ def _convert(value: Any, target: type[Any], path: str) -> Any:
             name = unknown[1]
             known = _fields_at(target, where)
             full = f"{full}.{name}".lstrip(".")
-            raise ConfigError(full, f"is not a setting{_did_you_mean(name, known)}; known: {', '.join(known)}") from error
+            raise ConfigError(
+                full, f"is not a setting{_did_you_mean(name, known)}; known: {', '.join(known)}"
+            ) from error
         bad = _value_at(value, where)
         raise ConfigError(full, f"{bad!r} is wrong: {problem[0].lower()}{problem[1:]}") from error
 
@@ -254,7 +262,9 @@ def _expand(value: Any, path: str, environ: Mapping[str, str]) -> Any:
         name, default = match[1], match[2]
         found = environ.get(name, default)
         if found is None:
-            raise ConfigError(path, f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}")
+            raise ConfigError(
+                path, f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
+            )
         return found
 
     return _ENV.sub(replace, value)
@@ -265,7 +275,9 @@ def parse_listen(text: str, path: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ConfigError(path, f"{text!r} is not an address to listen on; write host:port, such as 127.0.0.1:8077 or [::]:4739")
+        raise ConfigError(
+            path, f"{text!r} is not an address to listen on; write host:port, such as 127.0.0.1:8077 or [::]:4739"
+        )
     return host or "::", int(port)
 
 

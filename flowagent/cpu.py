@@ -20,7 +20,9 @@ def tune(environ: os._Environ[str] = os.environ, cpuinfo: Path = Path("/proc/cpu
     environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here multiplies matrices
     try:
         with cpuinfo.open() as file:
-            fields = dict(line.split(":", 1) for line in file.read(4096).split("\n\n", 1)[0].splitlines() if ":" in line)
+            fields = dict(
+                line.split(":", 1) for line in file.read(4096).split("\n\n", 1)[0].splitlines() if ":" in line
+            )
     except OSError:
         return
     found = {key.strip(): value.strip() for key, value in fields.items()}

@@ -52,7 +52,10 @@ COLUMN: dict[tuple[int, int], str] = {
     (VMWARE_PEN, 891): "tunnel_type", (VMWARE_PEN, 892): "tunnel_key",
     (VMWARE_PEN, 893): "tunnel_src_addr", (VMWARE_PEN, 894): "tunnel_dst_addr",
 }  # fmt: skip
-"""Elements with a column of their own. `*TotalCount` elements have none: Open vSwitch counts the whole exporter in them."""
+"""Elements with a column of their own.
+
+`*TotalCount` elements have none: Open vSwitch counts the whole exporter in them.
+"""
 
 MPLS_TOP_LABEL = (0, 70)
 ICMP_TYPE_CODE = ((0, 32), (0, 139))

@@ -21,7 +21,7 @@ _MULTIPLIERS = np.random.default_rng().integers(0, 2**63, 64, np.uint64) * _U64(
 
 
 class Groups(NamedTuple):
-    """`order` (n,) intp: rows sorted so that equal ones are neighbours; `starts` (g,) intp: where each group begins in it.
+    """`order` (n,) intp: rows sorted so that equal ones are neighbours; `starts` (g,) intp: where groups begin in it.
 
     Within a group rows keep their order. Crafted hash collisions could at worst
     make one value appear as two groups; two values never share a group.

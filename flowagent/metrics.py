@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-Samples = Mapping[tuple[str, ...], float]
+Samples = Mapping[Any, float]
+"""Numbers by their label values, tuples of str as long as the family's labels."""
 
 
 @dataclass(frozen=True, slots=True)

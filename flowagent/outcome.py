@@ -35,7 +35,9 @@ class Outcomes:
         """The account as metrics."""
         yield Family("flowagent_records", "counter", "Flow records by what became of them.",
                      ("outcome", "reason"), dict(self.counts))  # fmt: skip
-        yield Family("flowagent_records_pending", "gauge", "Flow records in windows and queues.", (), {(): self.pending})
+        yield Family(
+            "flowagent_records_pending", "gauge", "Flow records in windows and queues.", (), {(): self.pending}
+        )
 
 
 class Ticket:

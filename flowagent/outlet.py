@@ -76,5 +76,13 @@ class Outlet:
         yield Family("flowagent_sink_errors", "counter", "Writes that failed.", label, {name: self._errors})
         yield Family("flowagent_sink_retries", "counter", "Writes tried again.", label, {name: self._retries})
         dropped = self.channel.dropped_rows
-        yield Family("flowagent_sink_dropped_rows", "counter", "Rows dropped because a sink's queue was full.", label, {name: dropped})
-        yield Family("flowagent_sink_queue_rows", "gauge", "Rows that wait for a sink.", label, {name: self.channel.rows})
+        yield Family(
+            "flowagent_sink_dropped_rows",
+            "counter",
+            "Rows dropped because a sink's queue was full.",
+            label,
+            {name: dropped},
+        )
+        yield Family(
+            "flowagent_sink_queue_rows", "gauge", "Rows that wait for a sink.", label, {name: self.channel.rows}
+        )

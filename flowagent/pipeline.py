@@ -65,8 +65,7 @@ class Pipeline:
         sources = {k: self.sources.get(k) or cast("Source", build(k, self._ctx)) for k in config.ingest}
         analysis = {k: self._analysis.get(k) or build(k, self._ctx) for k in config.analyse}
         outlets = {
-            k: self.outlets.get(k)
-            or Outlet(cast("Sink", build(k, self._ctx)), self._ctx.named(k.name), self._policy)
+            k: self.outlets.get(k) or Outlet(cast("Sink", build(k, self._ctx)), self._ctx.named(k.name), self._policy)
             for k in config.export
         }
         self.sources, self._analysis, self.outlets = sources, analysis, outlets

@@ -36,7 +36,7 @@ class Prepare:
 
     def process(self, batch: Batch, now_ns: int) -> Batch:
         """The rows to count."""
-        if not COLUMNS <= batch.columns.keys():
+        if COLUMNS - batch.columns.keys():
             return batch
         ovs = batch["sampling_source"] == _PRESCALED
         if not bool(ovs.any()):

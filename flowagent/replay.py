@@ -26,7 +26,16 @@ from flowagent.ingest.rates import Overrides
 from flowagent.outcome import Outcomes
 from flowagent.prepare import Prepare
 
-SUMMED = ("datagrams", "records", "templates", "options_templates", "options_records", "bytes", "packets", "lost_records")
+SUMMED = (
+    "datagrams",
+    "records",
+    "templates",
+    "options_templates",
+    "options_records",
+    "bytes",
+    "packets",
+    "lost_records",
+)
 _REAL_CHUNK = 64
 
 
@@ -152,7 +161,8 @@ class Replay:
         _fill(summary, decoder, capture)
 
     def _paced(self, capture: Capture) -> Iterator[Datagrams]:
-        for datagrams in capture.datagrams(progress=self.progress):
+        before = sum(done.size for done in self._captures[: len(self.summaries) - 1])
+        for datagrams in capture.datagrams(progress=lambda read: self._report(before + read)):
             if not self._pace.factor:
                 yield datagrams
                 continue
@@ -160,6 +170,10 @@ class Replay:
                 part = datagrams.part(start, start + _REAL_CHUNK)
                 self._pace.wait(int(part.received_ns[0]))
                 yield part
+
+    def _report(self, read: int) -> None:
+        if self.progress is not None:
+            self.progress(read)
 
 
 def _exporters(datagrams: Datagrams) -> set[str]:

@@ -28,7 +28,7 @@ _MEASURES = ("bytes", "packets")
 _FLOAT_EXACT = 1 << 53
 
 
-class Config(Settings):
+class Config(Settings, frozen=True):
     """Count flows by label."""
 
     labels: tuple[str, ...] = ("exporter", "proto")
@@ -109,11 +109,11 @@ class Counters:
         for i, (name, text) in enumerate(texts):
             samples = {labels: totals[i] for labels, totals in self._series.items()}
             yield Family(f"flowagent_flow_{name}", "counter", text, self._labels, samples)
-        yield Family("flowagent_flow_series_folded", "counter", "Times a batch had a label set beyond max_series, counted as other.",
-                     (), {(): self._folded})  # fmt: skip
+        folded = "Times a batch had a label set beyond max_series, counted as other."
+        yield Family("flowagent_flow_series_folded", "counter", folded, (), {(): self._folded})
+        known = "Flow records by how their sampling rate is known; unknown ones are counted unscaled."
         sources = {(name,): int(n) for name, n in zip(SAMPLING_SOURCES, self._sources, strict=True)}
-        yield Family("flowagent_flow_sampling_records", "counter", "Flow records by how their sampling rate is known; unknown ones are counted unscaled.",
-                     ("sampling_source",), sources)  # fmt: skip
+        yield Family("flowagent_flow_sampling_records", "counter", known, ("sampling_source",), sources)
 
 
 def _sum_groups(batch: Batch, by: list[str]) -> tuple[Groups, dict[str, list[int]]]:

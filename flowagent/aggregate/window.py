@@ -16,7 +16,6 @@ from collections.abc import Iterable
 
 from flowagent.aggregate.group import aggregate
 from flowagent.batch import Batch
-from flowagent.clock import SECOND
 from flowagent.metrics import Family
 
 _IMPLICIT_KEY = ("sampling_rate", "sampling_source")
@@ -98,6 +97,6 @@ class Window:
         """Self metrics."""
         keys = len(self._merged) + sum(len(p) for p in self._partials)
         yield Family("flowagent_windows", "counter", "Windows written out.", (), {(): self._windows})
-        yield Family("flowagent_window_early_flushes", "counter", "Times a window was written out early because it held more than max_keys keys.",
-                     (), {(): self._early})  # fmt: skip
+        early = "Times a window was written out early because it held more than max_keys keys."
+        yield Family("flowagent_window_early_flushes", "counter", early, (), {(): self._early})
         yield Family("flowagent_window_rows", "gauge", "Aggregated rows held in memory.", (), {(): keys})

@@ -89,5 +89,3 @@ def _row_type(names: tuple[str, ...]) -> type[msgspec.Struct]:
     """A struct with these fields: msgspec encodes structs several times faster than dicts."""
     fields = [(f"f{i}", Any, msgspec.field(default=msgspec.UNSET, name=name)) for i, name in enumerate(names)]
     return msgspec.defstruct("Row", fields, gc=False)
-
-

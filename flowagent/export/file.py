@@ -29,7 +29,7 @@ Compression = Literal["none", "gzip", "zstd"]
 _BY_SUFFIX: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 
 
-class Config(Settings):
+class Config(Settings, frozen=True):
     """Write flows as lines of JSON."""
 
     path: str
@@ -51,7 +51,9 @@ class Config(Settings):
         if self.keep and not (every or size):
             raise ConfigError(f"{ctx.name}.keep", "needs rotate_every or rotate_size")
         if (every or size) and "%" not in self.path:
-            raise ConfigError(f"{ctx.name}.path", "needs strftime fields such as %Y%m%dT%H%M%S, or each file would replace the last")
+            raise ConfigError(
+                f"{ctx.name}.path", "needs strftime fields such as %Y%m%dT%H%M%S, or each file would replace the last"
+            )
         return FileSink(self, ctx, every, size)
 
 
@@ -112,7 +114,8 @@ class FileSink:
         if self._out is None:
             return False
         return bool(
-            (self._size and self._written >= self._size) or (self._every_ns and now_ns - self._begun_ns >= self._every_ns)
+            (self._size and self._written >= self._size)
+            or (self._every_ns and now_ns - self._begun_ns >= self._every_ns)
         )
 
     def _begin(self, now_ns: int) -> None:
@@ -127,7 +130,7 @@ class FileSink:
         if self._compression == "gzip":
             self._out = gzip.GzipFile(fileobj=self._raw, mode="wb", compresslevel=6)  # type: ignore[assignment]
         elif self._compression == "zstd":
-            self._out = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)  # type: ignore[assignment]
+            self._out = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)
         else:
             self._out = self._raw
 
@@ -161,5 +164,3 @@ class FileSink:
     def _name(self, now_ns: int) -> str:
         moment = datetime.fromtimestamp(now_ns / SECOND, UTC)
         return moment.strftime(self._config.path) if "%" in self._config.path else self._config.path
-
-

@@ -72,7 +72,7 @@ class Datagrams:
         )
 
     def heads(self, rows: Array, size: int) -> Array:
-        """The first `size` bytes of these payloads, (len(rows), size) uint8; beyond a payload's end they mean nothing."""
+        """The first `size` bytes of these payloads, (len(rows), size) uint8; past a payload's end they mean nothing."""
         return gather(self.data, self.offset[rows], size)
 
 

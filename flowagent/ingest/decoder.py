@@ -23,7 +23,6 @@ from flowagent.ingest.state import State
 from flowagent.ingest.stats import Stats
 
 
-
 class ProtocolDecoder(Protocol):
     """One export protocol."""
 
@@ -37,7 +36,7 @@ class Decoder:
     def __init__(
         self, *, wanted: Set[str] | None = None, ordered: bool = False, overrides: Overrides | None = None
     ) -> None:
-        """`wanted`: the columns to decode, all where None. `ordered`: rows in their order on the wire (costs a sort)."""
+        """`wanted`: the columns to decode, all where None; `ordered`: rows come in their order on the wire."""
         self.stats = Stats()
         self.exporters = Exporters(self.stats, overrides)
         self.held = HeldSets()

@@ -89,7 +89,7 @@ class _Sender:
 
 
 class Match(NamedTuple):
-    """A template found for a set; `exact` asks that records fill the set to the last byte, as it may not be meant for it."""
+    """A template found for a set; `exact`: it may not be meant for it, so its records must fill the set."""
 
     template: Template
     exact: bool
@@ -272,7 +272,7 @@ class Exporters:
         ]
 
     def restore(self, snapshot: list[dict[str, Any]]) -> None:
-        """Take up what `snapshot` gave; raises an ordinary error (KeyError, TypeError, ValueError) where it is not that."""
+        """Take up what `snapshot` gave; KeyError, TypeError or ValueError where it is not that."""
         for saved in snapshot:
             key = DomainKey(*saved["key"])
             domain = self._domain(key)

@@ -48,7 +48,10 @@ Converter = Callable[[Array, Head], Values | None]
 
 
 def unsigned(dtype: str) -> Converter:
-    """Big-endian number of 1 to 8 bytes (RFC 7011, section 6.2: reduced-size encoding); too large for `dtype` is unknown."""
+    """Big-endian number of 1 to 8 bytes (reduced-size encoding, RFC 7011, section 6.2).
+
+    What is too large for `dtype` is unknown.
+    """
     target = np.dtype(dtype)
 
     def convert(raw: Array, _: Head) -> Values:
@@ -107,22 +110,22 @@ def mpls_label(raw: Array, _: Head) -> Values:
 
 
 def seconds(raw: Array, _: Head) -> Values:
-    """dateTimeSeconds to ns."""
+    """Type dateTimeSeconds to ns."""
     return _scaled(raw, _S)
 
 
 def milliseconds(raw: Array, _: Head) -> Values:
-    """dateTimeMilliseconds to ns."""
+    """Type dateTimeMilliseconds to ns."""
     return _scaled(raw, _MS)
 
 
 def ntp_microseconds(raw: Array, head: Head) -> Values | None:
-    """dateTimeMicroseconds to ns; its lowest 11 bits are not time (RFC 7011, section 6.1.9)."""
+    """Type dateTimeMicroseconds to ns; its lowest 11 bits are not time (RFC 7011, section 6.1.9)."""
     return _ntp(raw, head, np.uint64(0xFFFFF800))
 
 
 def ntp_nanoseconds(raw: Array, head: Head) -> Values | None:
-    """dateTimeNanoseconds to ns."""
+    """Type dateTimeNanoseconds to ns."""
     return _ntp(raw, head, np.uint64(0xFFFFFFFF))
 
 

@@ -81,10 +81,10 @@ class Layout:
         pieces = self._reverse if reverse else self._pieces
         e = element(*key)
         if key in TIMES:
-            rank, (column, encoding) = _TIME_ORDER[key], TIMES[key]
-            known = times.get((reverse, column))
+            rank, (moment, encoding) = _TIME_ORDER[key], TIMES[key]
+            known = times.get((reverse, moment))
             if (known is None or rank < known[0]) and (length <= 8 or length == 16):
-                times[reverse, column] = (rank, Piece(offset, length, f.TIME_CONVERTERS[encoding]))
+                times[reverse, moment] = (rank, Piece(offset, length, f.TIME_CONVERTERS[encoding]))
             return
         if key in ICMP_TYPE_CODE and length == 2:
             pieces.setdefault("icmp_type", [Piece(offset, 1, f.unsigned("u1"))])
@@ -93,26 +93,26 @@ class Layout:
         if key == MPLS_TOP_LABEL and length >= 3:
             pieces.setdefault("mpls_label", []).append(Piece(offset, length, f.mpls_label))
             return
-        column = COLUMN.get(key)
+        name = COLUMN.get(key)
         piece = Piece(offset, length, f.converter(e.type, length))
-        if column is not None:
-            read = _column_converter(column, length)
-            if read is not None and (column not in pieces or COLUMNS[column].kind == "addr"):
-                pieces.setdefault(column, []).append(Piece(offset, length, read))
+        if name is not None:
+            read = _column_converter(name, length)
+            if read is not None and (name not in pieces or COLUMNS[name].kind == "addr"):
+                pieces.setdefault(name, []).append(Piece(offset, length, read))
                 return
         if not reverse:
             if e.name == _SYSTEM_INIT:
                 self._system_init = piece
-            pieces[_free_name(column or extra_name(e), pieces)] = [piece]
+            pieces[_free_name(name or extra_name(e), pieces)] = [piece]
 
     def columns(self, records: Array, head: f.Head, wanted: Set[str] | None) -> dict[str, f.Values]:
-        """Columns of `records`, uint8 (sets, records, record_length); only those in `wanted`, all where it is None."""
+        """Columns of `records`, uint8 (sets, records, record_length): those in `wanted`, all where it is None."""
         if self._system_init is not None:
             head = self._own_boot_time(records, head)
         return self._read(self._pieces, records, head, wanted)
 
     def reverse_columns(self, records: Array, head: f.Head, wanted: Set[str] | None) -> dict[str, f.Values] | None:
-        """The other direction of biflow records as flows of their own (RFC 5103), or None where the template has none."""
+        """The other direction of biflows as flows of their own (RFC 5103); None where the template has none."""
         if not self._reverse:
             return None
         back = self._read(self._reverse, records, head, wanted)
@@ -143,7 +143,7 @@ class Layout:
 
     @staticmethod
     def _only_icmp(out: dict[str, f.Values], proto: list[Piece] | None, records: Array, head: f.Head) -> None:
-        """Exporters with one template for all protocols send a zero ICMP type with TCP: that is not known, rather than 0."""
+        """Exporters with one template for all protocols send ICMP type 0 with TCP: that is unknown, not 0."""
         values = proto[0].read(records, head) if proto else None
         if values is None:
             return
@@ -173,7 +173,7 @@ def _column_converter(column: str, length: int) -> f.Converter | None:
 
 
 def _free_name(name: str, taken: dict[str, list[Piece]]) -> str:
-    """Repeated elements keep their order: interfaceName, interfaceName_2, …"""
+    """Repeated elements keep their order: interfaceName, interfaceName_2 and so on."""
     if name not in taken:
         return name
     count = 2

@@ -127,5 +127,3 @@ class NetFlow5:
             return constant_sampling(self._state, n, override, SAMPLING_SOURCES.index("config"))
         source = SAMPLING_SOURCES.index("wire" if rate else "unknown")
         return constant_sampling(self._state, n, rate or None, source)
-
-

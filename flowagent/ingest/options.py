@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from flowagent.batch import Array, constant
@@ -17,6 +19,7 @@ from flowagent.schema import SAMPLING_SOURCES
 _UNKNOWN, _WIRE, _PRESCALED, _CONFIG = (
     SAMPLING_SOURCES.index(name) for name in ("unknown", "wire", "prescaled", "config")
 )
+RateFor = Callable[[Mapping[str, float]], float | None]
 _SYSTEM_INIT = "systemInitTimeMilliseconds"
 _NOT_SENT = "notSentPacketTotalCount"
 _USEFUL = frozenset(
@@ -32,9 +35,11 @@ def learn(exporters: Exporters, domain: Domain, records: Records, head: Head) ->
     columns = records.layout.columns(records.bytes, head, _USEFUL)
     numbers = {name: values.data.tolist() for name, values in columns.items() if values.data.ndim == 1}
     changed = False
-    for row in range(records.count):
+    for row in range(records.total):
         fields = {name: column[row] for name, column in numbers.items()}
-        target = exporters.peer(domain, int(fields["observationDomainId"])) if fields.get("observationDomainId") else domain
+        target = (
+            exporters.peer(domain, int(fields["observationDomainId"])) if fields.get("observationDomainId") else domain
+        )
         boot, not_sent, rate = fields.get(_SYSTEM_INIT), fields.get(_NOT_SENT), rate_of(fields)
         if boot and boot != target.system_init_ns:
             target.system_init_ns = int(boot)
@@ -51,7 +56,7 @@ def sampling_columns(
     state: State, domain: Domain, records: Records, head: Head, template: Template
 ) -> dict[str, Values]:
     """The columns sampling_rate and sampling_source of flow records."""
-    n = records.count
+    n = records.total
     override = state.exporters.override(domain)
     if override is not None:
         return constant_sampling(state, n, override, _CONFIG)
@@ -60,20 +65,17 @@ def sampling_columns(
     names = records.layout.names
     own = tuple(name for name in RATE_ELEMENTS if name in names)
     if own:
-        return _by_row(state, records, head, own, lambda fields: rate_of(fields))
+        return _by_row(state, records, head, own, rate_of)
     rates = state.exporters.rates(domain)
     default = rates.get(DOMAIN)
     scoped = tuple(name for name in (*SELECTOR_ELEMENTS, "in_if") if name in names)
     if not scoped or rates.keys() <= {DOMAIN}:
         return constant_sampling(state, n, default, _WIRE if default is not None else _UNKNOWN)
 
-    def look_up(fields: dict[str, float]) -> float | None:
-        for kind, elements in (("selector", SELECTOR_ELEMENTS), ("interface", ("in_if",))):
-            for name in elements:
-                rate = rates.get((kind, int(fields[name]))) if name in fields else None  # type: ignore[call-overload]
-                if rate is not None:
-                    return float(rate)
-        return default
+    def look_up(fields: Mapping[str, float]) -> float | None:
+        selectors = [rates.get(("selector", int(fields[name]))) for name in SELECTOR_ELEMENTS if name in fields]
+        interface = rates.get(("interface", int(fields["in_if"]))) if "in_if" in fields else None
+        return next((rate for rate in (*selectors, interface) if rate is not None), default)
 
     return _by_row(state, records, head, scoped, look_up)
 
@@ -87,19 +89,19 @@ def constant_sampling(state: State, n: int, rate: float | None, source: int) -> 
     return columns
 
 
-def _by_row(state: State, records: Records, head: Head, names: tuple[str, ...], rate_for) -> dict[str, Values]:  # type: ignore[no-untyped-def]
+def _by_row(state: State, records: Records, head: Head, names: tuple[str, ...], rate_for: RateFor) -> dict[str, Values]:
     """Look the rate up once for each distinct combination of these fields."""
     columns = records.layout.columns(records.bytes, head, frozenset(names))
     arrays = [columns[name].data for name in names]
     whole: list[Array] = [a.view(np.int64) if a.dtype == np.float64 else a for a in arrays]
     groups = group_rows(whole)
-    rate = np.zeros(records.count, np.float64)
+    rate = np.zeros(records.total, np.float64)
     for part in np.split(groups.order, groups.starts[1:]):
         fields = {name: array[part[0]].item() for name, array in zip(names, arrays, strict=True)}
         rate[part] = rate_for(fields) or 0
     known = rate > 0
     unknown = int((~known).sum())
-    state.stats.sampling["wire"] += records.count - unknown
+    state.stats.sampling["wire"] += records.total - unknown
     state.stats.sampling["unknown"] += unknown
     source = np.where(known, _WIRE, _UNKNOWN).astype(np.uint8)
     return {"sampling_rate": Values(rate, known if unknown else None), "sampling_source": Values(source)}

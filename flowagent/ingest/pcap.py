@@ -349,7 +349,7 @@ def _ipv6(ns: int, frame: bytes, at: int, fragments: _Fragments) -> _Udp:
     return high, low, frame, start, end
 
 
-class _Waiting(Exception):  # noqa: N818 - nothing is wrong
+class _Waiting(Exception):
     """A packet's other fragments have yet to come."""
 
 

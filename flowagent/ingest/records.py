@@ -38,8 +38,9 @@ class Records(NamedTuple):
     offset: Array
 
     @property
-    def count(self) -> int:
-        return self.bytes.shape[0] * self.bytes.shape[1]
+    def total(self) -> int:
+        """Number of records."""
+        return int(self.bytes.shape[0] * self.bytes.shape[1])
 
 
 class Cut(NamedTuple):
@@ -73,9 +74,7 @@ def cut_records(data: Array, offset: Array, length: Array, template: Template) -
     for count, rows in _by_value(counts):
         if count:
             area = gather(data, offset[rows], count * size)
-            records.append(
-                Records(layout_of(template), area.reshape(len(area), count, size), rows, offset[rows])
-            )
+            records.append(Records(layout_of(template), area.reshape(len(area), count, size), rows, offset[rows]))
     return Cut(records, counts, counts == 0, length - counts * size)
 
 
@@ -131,7 +130,7 @@ def _fixed_runs(template: Template) -> tuple[list[int], int]:
 
 
 def _walk(data: Array, start: Array, end: Array, skips: list[int], tail: int) -> tuple[Array, Array]:
-    """One record in each set: its variable fields' lengths (see `layout_of`), shape (fields, sets), and where it stops."""
+    """One record of each set: its variable fields' lengths (fields, sets), see `layout_of`, and where it stops."""
     last = len(data) - 1
     position = start.copy()
     lengths = np.empty((len(skips), len(start)), np.int64)

@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import socket
+from collections.abc import Callable
 
 import numpy as np
 
@@ -63,13 +64,10 @@ class Receiver:
             self._headers = (_Mmsghdr * slots)()
             self._iovecs = (_Iovec * (2 * slots))()
             size = ctypes.sizeof(_Mmsghdr)
-            self._lengths = np.ndarray(
-                (slots,), np.uint32, np.frombuffer(self._headers, np.uint8), _Mmsghdr.length.offset, (size,)
-            )
+            headers = memoryview(self._headers).cast("B")
+            self._lengths = np.ndarray((slots,), np.uint32, headers, _Mmsghdr.length.offset, (size,))
             namelen = _Mmsghdr.header.offset + _Msghdr.namelen.offset
-            self._name_lengths = np.ndarray(
-                (slots,), np.uint32, np.frombuffer(self._headers, np.uint8), namelen, (size,)
-            )
+            self._name_lengths = np.ndarray((slots,), np.uint32, headers, namelen, (size,))
             for i in range(slots):
                 slot, rest = self._iovecs[2 * i], self._iovecs[2 * i + 1]
                 slot.base, slot.length = self._data.ctypes.data + i * _STRIDE, _SLOT
@@ -129,7 +127,7 @@ class Receiver:
         return self.slots
 
 
-def _find_recvmmsg() -> ctypes._FuncPointer | None:  # type: ignore[name-defined]
+def _find_recvmmsg() -> Callable[..., int] | None:
     try:
         function = ctypes.CDLL(None, use_errno=True).recvmmsg
     except (OSError, AttributeError):

@@ -23,8 +23,9 @@ def decoder_families(decoder: Decoder, source: str) -> Iterable[Family]:
     yield Family("flowagent_ingest_datagrams", "counter", "Export datagrams received.", labels, datagrams)
     yield Family("flowagent_ingest_records", "counter", "Flow records decoded.", labels, records)
     yield Family("flowagent_ingest_errors", "counter", "Input refused, by reason.", (*labels, "reason"), errors)
-    yield Family("flowagent_ingest_lost_records", "counter", "Records lost between exporter and agent, by sequence number.",
-                 ("exporter",), _capped(decoder.exporters.lost_records()))  # fmt: skip
+    lost = "Records lost between exporter and agent, by sequence number."
+    lost_records = _capped(decoder.exporters.lost_records())
+    yield Family("flowagent_ingest_lost_records", "counter", lost, ("exporter",), lost_records)
     yield from _simple(source, {
         "templates": (stats.templates, "Template records received."),
         "options_templates": (stats.options_templates, "Those of them that describe options."),
@@ -36,7 +37,9 @@ def decoder_families(decoder: Decoder, source: str) -> Iterable[Family]:
         "session_evictions": (stats.evicted_sessions, "Exporter sessions forgotten for want of room."),
     })  # fmt: skip
     waiting = {(source,): len(decoder.held)}
-    yield Family("flowagent_ingest_waiting_sets", "gauge", "Data sets that wait for their template now.", ("source",), waiting)
+    yield Family(
+        "flowagent_ingest_waiting_sets", "gauge", "Data sets that wait for their template now.", ("source",), waiting
+    )
 
 
 def describe_exporters(decoder: Decoder, source: str) -> list[dict[str, Any]]:

@@ -60,7 +60,9 @@ class Snapshot:
             temporary.replace(path)
         except OSError as error:
             if not self._failed:
-                self._ctx.log.warning("cannot save templates to %s: %s; they will not survive a restart", path, error.strerror)
+                self._ctx.log.warning(
+                    "cannot save templates to %s: %s; they will not survive a restart", path, error.strerror
+                )
             self._failed = True
             return
         self._failed = False

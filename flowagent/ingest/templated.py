@@ -114,11 +114,11 @@ class TemplatedDecoder:
             where = rows[records.sets]
             head = header.head(where, session.domain)
             if template.is_options:
-                self.state.stats.options_records += records.count
+                self.state.stats.options_records += records.total
                 if learn(self.state.exporters, session.domain, records, head):
                     self.state.exporters.changed += 1
             else:
-                session.records += records.count
+                session.records += records.total
                 self._flows(records, header, head, session, template, where)
 
     def _flows(
@@ -126,7 +126,7 @@ class TemplatedDecoder:
     ) -> None:
         state, per_row = self.state, records.bytes.shape[1]
         columns = records.layout.columns(records.bytes, head, state.wanted)
-        columns.update(origin_columns(session.domain, self.protocol, records.count))
+        columns.update(origin_columns(session.domain, self.protocol, records.total))
         columns.update(sampling_columns(state, session.domain, records, head, template))
         if state.wants("received_ns"):
             columns["received_ns"] = Values(_spread(header.received_ns[rows], per_row))
@@ -136,14 +136,12 @@ class TemplatedDecoder:
         if state.ordered:
             place = records.offset[:, None] + np.arange(per_row) * records.layout.record_length
             order = (header.order[rows][:, None] + (place - header.body[rows][:, None]) * 2).reshape(-1)
-        state.add(self.protocol, columns, records.count, order)
+        state.add(self.protocol, columns, records.total, order)
         reverse = records.layout.reverse_columns(records.bytes, head, state.wanted)
         if reverse is not None:
-            self._reverse(reverse, columns, records.count, order)
+            self._reverse(reverse, columns, records.total, order)
 
-    def _reverse(
-        self, reverse: dict[str, Values], forward: dict[str, Values], count: int, order: Array | None
-    ) -> None:
+    def _reverse(self, reverse: dict[str, Values], forward: dict[str, Values], count: int, order: Array | None) -> None:
         """Rows for the other direction of biflows, where anything went that way."""
         went = np.zeros(count, np.bool_)
         for name in ("packets", "bytes"):
@@ -213,6 +211,7 @@ class _Feed:
         self._state = decoder.state
         self._datagrams = datagrams
         self._data = datagrams.data
+        self._buffer = memoryview(datagrams.data)  # type: ignore[arg-type]  # arrays have the buffer protocol
         self._header = decoder.header(datagrams, rows)
         self._counts = np.zeros(len(rows), np.int64)
         self._counted = np.ones(len(rows), np.bool_)
@@ -253,7 +252,7 @@ class _Feed:
         decoder, stats = self._decoder, self._state.stats
         place, end = int(self._header.body[row]), int(self._header.end[row])
         while end - place >= 4:
-            set_id, length = struct.unpack_from("!HH", self._data, place)
+            set_id, length = struct.unpack_from("!HH", self._buffer, place)
             if length < 4 or place + length > end:
                 stats.error(decoder.protocol, "bad_set_length")
                 return

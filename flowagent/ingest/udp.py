@@ -39,7 +39,7 @@ _HOUSEKEEPING = 5.0
 """Seconds between saving templates and forgetting what is old."""
 
 
-class Config(Settings):
+class Config(Settings, frozen=True):
     """Receive exports over UDP."""
 
     listen: str | tuple[str, ...] = tuple(f"[::]:{port}" for port in DEFAULT_PORTS)
@@ -48,7 +48,7 @@ class Config(Settings):
     """Bytes of kernel buffer to ask for, for each address."""
     reuse_port: bool = False
     """Share the port with other processes (SO_REUSEPORT)."""
-    sampling_rates: dict[str, Annotated[float, msgspec.Meta(ge=1)]] = {}
+    sampling_rates: dict[str, Annotated[float, msgspec.Meta(ge=1)]] = msgspec.field(default_factory=dict)
     """Sampling rate by exporter subnet, over what the exporter says."""
     max_delay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     """Seconds that a datagram may wait in the socket."""
@@ -121,30 +121,34 @@ class UdpSource:
 
     async def run(self, deliver: Deliver) -> None:
         """Until cancelled."""
-        loop = asyncio.get_running_loop()
         clock = self._ctx.clock
-        due = clock.monotonic() + _HOUSEKEEPING
+        began, due = clock.monotonic(), clock.monotonic() + _HOUSEKEEPING
         try:
             while True:
-                if not self._readable.is_set():
-                    for sock in self._sockets:
-                        loop.add_reader(sock.fileno(), self._wake)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(max(0.0, due - clock.monotonic())):
-                            await self._readable.wait()
-                began = clock.monotonic()
+                await self._wait_readable(due - clock.monotonic())
+                since, began = began, clock.monotonic()
                 count = await self._drain(deliver)
                 if clock.monotonic() >= due:
                     due = clock.monotonic() + _HOUSEKEEPING
                     self._housekeeping()
-                if not count:
+                if count:
+                    await asyncio.sleep(self._delay(count / max(began - since, 1e-3)))
+                else:
                     self._readable.clear()
-                    continue
-                await asyncio.sleep(self._delay(count, clock.monotonic() - began))
         finally:
             for sock in self._sockets:
-                loop.remove_reader(sock.fileno())
+                asyncio.get_running_loop().remove_reader(sock.fileno())
             self._drain_rest(deliver)
+
+    async def _wait_readable(self, seconds: float) -> None:
+        """Until a datagram is there, or this long; at once while the last look found some."""
+        if self._readable.is_set():
+            return
+        for sock in self._sockets:
+            asyncio.get_running_loop().add_reader(sock.fileno(), self._wake)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._readable.wait()
 
     def _wake(self) -> None:
         self._readable.set()
@@ -186,11 +190,9 @@ class UdpSource:
             deliver(batch)
         return len(datagrams)
 
-    def _delay(self, count: int, spent: float) -> float:
-        """Seconds to wait before the next look, so that at most a quarter of the buffer fills meanwhile."""
-        self._rate = count / max(spent + getattr(self, "_last_delay", 0.0), 1e-6)
-        self._last_delay = min(self._config.max_delay, self._capacity / 4 / max(self._rate, _FLOOR_RATE))
-        return self._last_delay
+    def _delay(self, rate: float) -> float:
+        """Seconds to wait before the next look at this many datagrams a second: a quarter of the buffer may fill."""
+        return min(self._config.max_delay, self._capacity / 4 / max(rate, _FLOOR_RATE))
 
     def _housekeeping(self) -> None:
         self.decoder.expire(self._ctx.clock.now_ns())
@@ -215,7 +217,8 @@ class UdpSource:
             sock.close()
             raise ConfigError(
                 f"{self._ctx.name}.listen",
-                f"cannot listen on UDP {host} port {port}: {error.strerror}; choose another or end the program that has it",
+                f"cannot listen on UDP {host} port {port}: {error.strerror}; "
+                "choose another or end the program that has it",
             ) from error
         return sock
 
@@ -243,8 +246,6 @@ class UdpSource:
 
     def _families(self) -> Iterable[Family]:
         name = (self._ctx.name,)
-        yield Family("flowagent_socket_drops", "counter", "Datagrams the kernel dropped because the receive buffer was full.",
-                     ("source",), {name: self._kernel_drops()})  # fmt: skip
+        text = "Datagrams the kernel dropped because the receive buffer was full."
+        yield Family("flowagent_socket_drops", "counter", text, ("source",), {name: self._kernel_drops()})
         yield from decoder_families(self.decoder, self._ctx.name)
-
-

@@ -70,7 +70,9 @@ class Server:
         try:
             context.load_cert_chain(self._config.tls.cert, self._config.tls.key)
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError("http.tls", f"cannot use {self._config.tls.cert} with {self._config.tls.key}: {error}") from error
+            raise ConfigError(
+                "http.tls", f"cannot use {self._config.tls.cert} with {self._config.tls.key}: {error}"
+            ) from error
         return context
 
     async def __aenter__(self) -> Self:
@@ -96,7 +98,8 @@ class Server:
             self._runner = None
             raise ConfigError(
                 "http.listen",
-                f"cannot listen on TCP {self._config.listen}: {error.strerror}; choose another or end the program that has it",
+                f"cannot listen on TCP {self._config.listen}: {error.strerror}; "
+                "choose another or end the program that has it",
             ) from error
         except ConfigError:
             await self._runner.cleanup()
@@ -116,7 +119,9 @@ class Server:
             if self._token is not None and request.path not in _OPEN:
                 given = request.headers.get("Authorization", "")
                 if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
-                    raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"}, text="a bearer token is needed\n")
+                    raise web.HTTPUnauthorized(
+                        headers={"WWW-Authenticate": "Bearer"}, text="a bearer token is needed\n"
+                    )
             response = await handler(request)
             response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
             response.headers["X-Content-Type-Options"] = "nosniff"

@@ -5,6 +5,7 @@ import contextlib
 import math
 import socket
 import threading
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from literal_flow_decoder import BYTES, PACKETS, Decoder
 from flowagent.clock import SystemClock
 from flowagent.errors import ConfigError
 from flowagent.generate import Exporter, Sent, Settings, sendmmsg
+from flowagent.generate.exporter import BATCH
 
 PROTOCOLS = ("netflow5", "netflow9", "ipfix", "ovs")
 
@@ -213,21 +215,20 @@ async def test_run_sends_until_it_shall_stop():
     assert sent.records <= 1700
 
 
-async def test_run_flat_out_leaves_the_loop_to_others():
+async def test_run_flat_out_leaves_the_loop_to_others_after_every_batch():
     with listener() as (_sock, target):
         sender = exporter(target, ring=512)
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        gaps = []
+        seen = []
         async with asyncio.TaskGroup() as group:
             task = group.create_task(sender.run(stop))
-            for _ in range(50):
-                before = loop.time()
-                await asyncio.sleep(0.001)
-                gaps.append(loop.time() - before)
+            for _ in range(20):
+                await asyncio.sleep(0)
+                seen.append(sender.sent.datagrams)
             stop.set()
-    assert sorted(gaps)[len(gaps) // 2] < 0.02
-    assert task.result().datagrams > 500
+    steps = [after - before for before, after in pairwise(seen)]
+    assert set(steps) == {BATCH}
+    assert task.result().datagrams >= 19 * BATCH
 
 
 async def test_run_closes_its_socket_when_cancelled():

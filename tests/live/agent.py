@@ -131,14 +131,14 @@ class Agent:
     def metrics(self) -> Metrics:
         return Metrics(self.get("/metrics"))
 
-    def wrote_all(self) -> bool:
-        """Whether every record that came so far is in the file."""
+    def has_saved(self, datagrams: int) -> bool:
+        """Whether so many datagrams came, and all rows and templates of theirs are on disk."""
         metrics = self.metrics()
-        return metrics.decoded == metrics.total("flowagent_records_total", outcome="exported") > 0
-
-    def saved_templates(self) -> bool:
-        """Whether templates are on disk."""
-        return any((self.directory / "state").glob("templates-*.msgpack"))
+        return (
+            metrics.total("flowagent_ingest_datagrams_total") >= datagrams
+            and metrics.total("flowagent_records_pending") == 0
+            and any((self.directory / "state").glob("templates-*.msgpack"))
+        )
 
     def get(self, path: str, accept: str = "*/*") -> str:
         """The body of a page; raises OSError where the answer is not 200."""

@@ -1,0 +1,78 @@
+"""Open vSwitch with its userspace datapath in a network namespace, and two hosts on its bridge."""
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from live.netns import Netns
+from live.polling import until
+from scapy.utils import RawPcapReader
+
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+_SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+
+
+class OpenVSwitch:
+    """A bridge `br0` with the hosts' ports `p1` and `p2`; it exports to the loopback of its own namespace `netns`."""
+
+    def __init__(self, directory: Path, make_netns: Callable[[], Netns]) -> None:
+        self.directory = directory
+        self.netns, *self.hosts = (make_netns() for _ in range(3))
+        for number, host in enumerate(self.hosts, 1):
+            self.netns.connect(host, f"p{number}", "eth0")
+            host.run("ip", "link", "set", "eth0", "address", f"02:77:00:00:00:0{number}")
+            host.run("ip", "address", "add", f"{ADDRESSES[number - 1]}/24", "dev", "eth0")
+        self._start()
+        self.vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
+        self.vsctl("add-port", "br0", "p1", "--", "add-port", "br0", "p2")
+
+    def _start(self) -> None:
+        database, socket = self.directory / "conf.db", self.directory / "db.sock"
+        files = {"OVS_RUNDIR": self.directory, "OVS_LOGDIR": self.directory, "OVS_DBDIR": self.directory}
+        environment = {name: str(path) for name, path in files.items()} | {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        subprocess.run(["ovsdb-tool", "create", database, _SCHEMA], check=True, timeout=30)
+        self.netns.start("ovsdb-server", database, f"--remote=punix:{socket}", env=environment)
+        until(socket.exists, "ovsdb-server listens")
+        self.vsctl("init", wait=False)
+        # Flows that nobody uses go soon: NetFlow reports a flow when it ends.
+        self.vsctl("set", "Open_vSwitch", ".", "other_config:max-idle=500", "other_config:max-revalidator=100", wait=False)
+        self.netns.start("ovs-vswitchd", f"unix:{socket}", "--disable-system", env=environment)
+
+    def vsctl(self, *command: str, wait: bool = True) -> str:
+        """Change the switch's configuration; by default until that is in effect."""
+        options = ["--timeout=15", f"--db=unix:{self.directory / 'db.sock'}", *([] if wait else ["--no-wait"])]
+        return self.netns.run("ovs-vsctl", *options, *command)
+
+    def export(self, table: str, port: int, **settings: str | int) -> None:
+        """Let the bridge export by `NetFlow` or `IPFIX`; what it holds of an earlier exporter goes out first."""
+        self.vsctl("clear", "bridge", "br0", table.lower())
+        columns = [f"{name}={value}" for name, value in settings.items()]
+        row = ["--id=@exporter", "create", table, f'targets="127.0.0.1:{port}"', *columns]
+        self.vsctl("--", "set", "bridge", "br0", f"{table.lower()}=@exporter", "--", *row)
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[list[Path]]:
+        """Capture what comes into the bridge; the files are complete at the end."""
+        ports = [f"p{number}" for number in range(1, 1 + len(self.hosts))]
+        captures = [self.directory / f"{port}.pcap" for port in ports]
+        tcpdumps = []
+        for port, capture in zip(ports, captures, strict=True):
+            command = ["tcpdump", "--immediate-mode", "-i", port, "-Q", "in", "-U", "-Z", "root", "-w", capture]
+            tcpdumps.append(self.netns.start(*command, stderr=subprocess.PIPE))
+            tcpdumps[-1].stderr.readline()  # says that it listens
+        before = [self._received(port) for port in ports]
+        yield captures
+        for port, capture, count in zip(ports, captures, before, strict=True):
+            until(lambda: _packets(capture) == self._received(port) - count, f"tcpdump has what {port} counted")
+        for tcpdump in tcpdumps:
+            tcpdump.terminate()
+            tcpdump.communicate(timeout=10)
+
+    def _received(self, port: str) -> int:
+        return int(self.netns.run("cat", f"/sys/class/net/{port}/statistics/rx_packets"))
+
+
+def _packets(capture: Path) -> int:
+    with RawPcapReader(str(capture)) as reader:
+        return sum(1 for _ in reader)

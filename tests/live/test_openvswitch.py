@@ -1,0 +1,84 @@
+"""Open vSwitch, the real program with its userspace datapath, exports real traffic to a running agent."""
+
+import subprocess
+import sys
+
+import pytest
+from live.agent import sum_rows, total
+from live.openvswitch import ADDRESSES, OpenVSwitch
+from live.packets import flows_in
+from live.polling import until
+
+pytestmark = pytest.mark.service(
+    "ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "tcpdump", "ethtool", "curl", "netns", "/dev/net/tun"
+)
+
+CLIENT, SERVER = ADDRESSES
+UDP_SIZES = (20, 300, 1400)
+TCP_SIZE = 30_000
+
+_SERVE = f"""
+import socket
+with socket.create_server(("{SERVER}", 8080)) as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+    udp.bind(("{SERVER}", 5353))
+    print("ready", flush=True)
+    for _ in range({len(UDP_SIZES)}):
+        udp.recv(2000)
+    with tcp.accept()[0] as connection:
+        connection.sendall(bytes({TCP_SIZE}))
+"""
+_ASK = f"""
+import socket
+from scapy.layers.inet import ICMP
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as icmp:
+    for number in range(3):
+        icmp.sendto(bytes(ICMP(id=7, seq=number) / bytes(400)), ("{SERVER}", 0))
+        icmp.recv(2000)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+    for size in {UDP_SIZES}:
+        udp.sendto(bytes(size), ("{SERVER}", 5353))
+with socket.create_connection(("{SERVER}", 8080)) as tcp:
+    received = 0
+    while data := tcp.recv(65536):
+        received += len(data)
+    assert received == {TCP_SIZE}, received
+"""
+
+
+@pytest.fixture(scope="module")
+def switch(tmp_path_factory, make_netns):
+    return OpenVSwitch(tmp_path_factory.mktemp("ovs"), make_netns)
+
+
+@pytest.fixture
+def traffic(switch):
+    """Send ICMP, UDP and TCP between the hosts; what the bridge's ports saw of it, in IP bytes or bytes of frames."""
+
+    def send(*, frames):
+        client, server = switch.hosts
+        with switch.watch() as captures, server.start(sys.executable, "-c", _SERVE, stdout=subprocess.PIPE) as serving:
+            serving.stdout.readline()  # says that it is ready
+            client.run(sys.executable, "-c", _ASK, timeout=15)
+        assert serving.returncode == 0
+        return flows_in(*captures, frames=frames)
+
+    return send
+
+
+EXPORTERS = {
+    "NetFlow": {"active_timeout": 1},
+    "IPFIX": {"sampling": 1, "obs_domain_id": 10, "obs_point_id": 20, "cache_active_timeout": 1, "cache_max_flows": 1000},
+}
+
+
+@pytest.mark.parametrize("table", EXPORTERS)
+def test_counts_what_the_ports_saw(switch, traffic, make_agent, table):
+    agent = make_agent(netns=switch.netns)
+    switch.export(table, agent.port, **EXPORTERS[table])
+    truth = traffic(frames=table == "NetFlow")
+
+    metrics = until(lambda: (m := agent.metrics()).flows.packets >= total(truth).packets and m, "all packets were counted")
+
+    agent.stop()
+    rows = agent.rows()
+    assert sum_rows(rows) == truth
