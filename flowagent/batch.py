@@ -105,9 +105,11 @@ class Batch:
             values = values[self.valid[name]]
         if is_constant(values):
             return int(values[0]) * len(values)
+        if values.dtype.itemsize < 8:
+            return int(values.sum(dtype=np.int64))
         # Two halves, so that no sum of 64-bit counters can wrap.
         low = int((values & values.dtype.type(0xFFFFFFFF)).sum(dtype=np.uint64))
-        return low + (int((values >> values.dtype.type(32)).sum(dtype=np.uint64)) << 32)
+        return low + (int((values >> values.dtype.type(32)).sum(dtype=np.int64)) << 32)
 
     @property
     def record_count(self) -> int:

@@ -134,7 +134,7 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError(str(path), f"cannot read the configuration: {reason}") from error
     try:
         raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-13-01 is a ValueError
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise ConfigError(where, f"is not YAML: {getattr(error, 'problem', error)}") from error
@@ -147,7 +147,10 @@ def parse(raw: Any, environ: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError(
             "", f"the configuration is a {type(raw).__name__}; it must be sections such as ingest: and export:"
         )
-    file = _convert(_expand(raw, "", environ), _File, "")
+    try:
+        file = _convert(_expand(raw, "", environ), _File, "")
+    except RecursionError as error:
+        raise ConfigError("", "the configuration is nested too deeply") from error
     window = file.window if isinstance(file.window, Window) else Window(every=0)
     window.check()
     kinds = {section: tuple(_kinds(section, getattr(file, section))) for section in PACKAGES}
@@ -170,7 +173,7 @@ def _kinds(section: str, entries: list[dict[str, Any]] | None) -> Iterator[Kind]
         if not isinstance(name, str) or name in names:
             if "name" in entry:
                 raise ConfigError(f"{path}.name", f"{name!r} is taken or no text; names must differ within {section}")
-            name = f"{kind}-{i + 1}"
+            name = next(n for k in range(i + 1, i + 2 + len(names)) if (n := f"{kind}-{k}") not in names)
         names.add(name)
         settings = _convert(fields, config_class(section, kind, f"{path}.type"), path)
         yield Kind(section, name, kind, settings)
@@ -210,6 +213,8 @@ def config_class(section: str, kind: str, path: str) -> type[Settings]:
 def _convert(value: Any, target: type[Any], path: str) -> Any:
     try:
         return msgspec.convert(value, target)
+    except UnicodeEncodeError as error:
+        raise ConfigError(path, f"{error.object!r} is not Unicode text") from error
     except msgspec.ValidationError as error:
         problem, _, where = str(error).partition(" - at `$")
         where = where.rstrip("`")
@@ -229,6 +234,8 @@ def _convert(value: Any, target: type[Any], path: str) -> Any:
 def _fields_at(target: Any, where: str) -> list[str]:
     for part in re.findall(r"\.(\w+)", where):
         names = dict(zip(target.__struct_fields__, msgspec.structs.fields(target), strict=False))
+        if part not in names:
+            break
         inner = names[part].type
         candidates = [inner, *getattr(inner, "__args__", ())]
         target = next((c for c in candidates if hasattr(c, "__struct_fields__")), target)
@@ -274,7 +281,7 @@ def parse_listen(text: str, path: str) -> tuple[str, int]:
     """`host:port`, `[v6]:port` or `:port` into both parts."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 <= int(port) <= 65535:
         raise ConfigError(
             path, f"{text!r} is not an address to listen on; write host:port, such as 127.0.0.1:8077 or [::]:4739"
         )
@@ -299,7 +306,7 @@ def parse_size(value: str | int, path: str) -> int:
     """Bytes from a number or a text such as 64MB, 256MiB."""
     if isinstance(value, int):
         return value
-    match = re.fullmatch(r"(\d+)\s*([kMGT]?)(i?)B?", value.strip())
+    match = re.fullmatch(r"(\d{1,18})\s*([kMGT]?)(i?)B?", value.strip())
     if match is None:
         raise ConfigError(path, f"{value!r} is not a size; write bytes, or 500kB, 64MiB, 1GB")
     power = " kMGT".index(match[2] or " ")

@@ -12,7 +12,8 @@ import os
 from pathlib import Path
 
 _ZEN_4 = "25"
-_AVX512 = "X86_V4 AVX512_ICL AVX512_SPR AVX512_SKX"
+_AVX512 = "X86_V4 AVX512_ICL"
+"""The names that NumPy 2.4 and later give to what Zen 4 has of it."""
 
 
 def tune(environ: os._Environ[str] = os.environ, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:

@@ -106,7 +106,8 @@ def extra_name(e: Element) -> str:
 
 def type_kind(data_type: str) -> Kind:
     """The kind of column that holds values of an IANA abstract data type."""
-    return "int" if data_type.startswith(_NUMBERS) else _KINDS.get(data_type, "bytes")
+    number = data_type.startswith(_NUMBERS) and data_type != "unsigned256"
+    return "int" if number else _KINDS.get(data_type, "bytes")
 
 
 @cache

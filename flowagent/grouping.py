@@ -8,6 +8,7 @@ than any argsort), and split runs of equal hashes where the true values differ.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -49,10 +50,9 @@ def group_rows(columns: Sequence[Array]) -> Groups:
     varying = [c for c in columns if not _all_equal(c)]
     if not varying or n <= 1:
         return Groups(np.arange(n), np.zeros(min(n, 1), np.intp))
-    if len(varying) > len(_MULTIPLIERS):
-        raise ValueError(f"at most {len(_MULTIPLIERS)} columns can be grouped by, not {len(varying)}")
     hashes = np.multiply(varying[0], _MULTIPLIERS[0], dtype=_U64, casting="unsafe")
-    for column, multiplier in zip(varying[1:], _MULTIPLIERS[1:], strict=False):
+    # An exporter may send a template of any number of fields; to use a multiplier again is only slower.
+    for column, multiplier in zip(varying[1:], cycle(_MULTIPLIERS[1:]), strict=False):
         hashes += np.multiply(column, multiplier, dtype=_U64, casting="unsafe")
     bits = _U64((n - 1).bit_length())
     mask = (_U64(1) << bits) - _U64(1)

@@ -6,9 +6,13 @@ import logging
 import os
 import sys
 
+from flowagent.errors import ConfigError
+
 
 def set_up(level: str) -> None:
     """Send flowagent's log to stderr; under systemd without time stamps, which the journal has already."""
+    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ConfigError("--log-level", f"{level!r} is no level; one of: debug, info, warning, error")
     form = "%(levelname)s %(name)s: %(message)s"
     if "JOURNAL_STREAM" not in os.environ:
         form = "%(asctime)s " + form

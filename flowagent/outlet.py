@@ -55,6 +55,12 @@ class Outlet:
                     self._fail(str(error))
                     item.ticket.done(f"sink_{error.reason}")
                     return
+                except Exception:
+                    # A fault of the sink's own code must not take the agent down.
+                    self._errors += 1
+                    self._ctx.log.exception("lost %d rows to an unexpected error", len(batch) - start)
+                    item.ticket.done("sink_internal")
+                    return
             if self.failing:
                 self._ctx.log.info("works again")
                 self.failing = None

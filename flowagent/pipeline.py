@@ -53,6 +53,7 @@ class Pipeline:
         self._analysis: dict[Kind, Any] = {}
         self._running: dict[Kind, tuple[AsyncExitStack, asyncio.Task[None]]] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._changing = asyncio.Lock()  # a reload and the end must not meet
         self._window = self._make_window(config)
         self._build(config)
 
@@ -92,12 +93,15 @@ class Pipeline:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 try:
-                    await self._start()
+                    async with self._changing:
+                        await self._start()
                     if started is not None:
                         started.set()
                     await self._until(stop)
                 finally:
-                    await self._finish()
+                    async with self._changing:
+                        await self._finish()
+                        self._group = None
         except BaseExceptionGroup as group_error:
             if len(group_error.exceptions) == 1:
                 raise group_error.exceptions[0] from None
@@ -138,7 +142,7 @@ class Pipeline:
 
     async def _until(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            if all(self._running[k][1].done() for k in self.sources if k in self._running):
+            if all(k in self._running and self._running[k][1].done() for k in self.sources):
                 return
             with_timeout = asyncio.wait_for(stop.wait(), _TICK)
             try:
@@ -184,12 +188,18 @@ class Pipeline:
         Raises ConfigError or OSError where the new one cannot be built or
         started; the old one then goes on.
         """
+        async with self._changing:
+            if self._group is not None:
+                await self._reload(config)
+
+    async def _reload(self, config: Config) -> None:
+        old_window = self._window
         old_sources, old_outlets, old_analysis, old_config = self.sources, self.outlets, self._analysis, self.config
         if config.window != old_config.window:
             self._forward(self._window.flush(self._ctx.clock.now_ns(), final=True))
             self._window = self._make_window(config)
-        self._build(config)
         try:
+            self._build(config)
             for kind in [k for k in old_sources if k not in self.sources]:
                 await self._end(kind)
             await self._start()
@@ -197,8 +207,14 @@ class Pipeline:
             started = [k for k in (*self.sources, *self.outlets) if k not in old_sources and k not in old_outlets]
             for kind in started:
                 await self._end(kind)
+                if kind in self.outlets:
+                    self.outlets[kind].channel.abandon("reload")
             self.sources, self.outlets, self._analysis, self.config = old_sources, old_outlets, old_analysis, old_config
-            self._window = self._make_window(old_config)
+            if self._window is not old_window:
+                self._forward(self._window.flush(self._ctx.clock.now_ns(), final=True))
+                self._window = old_window
+            for source in self.sources.values():
+                source.want(self._wanted())
             await self._start()
             raise
         for kind in [k for k in old_outlets if k not in self.outlets]:

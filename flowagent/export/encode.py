@@ -45,7 +45,7 @@ def plain_values(batch: Batch, name: str) -> list[Any]:
 def _plain(name: str, values: Array) -> list[Any]:
     kind = column_kind(name)
     if values.dtype == object:
-        return [v.hex() if v is not None else msgspec.UNSET for v in values.tolist()]
+        return [v.hex() if isinstance(v, bytes) else msgspec.UNSET for v in values.tolist()]
     if values.dtype.kind == "S":
         return [v.decode("utf-8", "replace") for v in values.tolist()]
     if values.ndim == 2:

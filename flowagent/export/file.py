@@ -142,7 +142,11 @@ class FileSink:
         with contextlib.suppress(OSError):
             if out is not raw:
                 out.close()
-        raw.close()
+        try:
+            raw.close()
+        except OSError as error:
+            self._ctx.log.error("cannot complete %s: %s", raw.name, error.strerror)  # noqa: TRY400
+            return
         part = final.with_name(final.name + ".part")
         if part.exists():
             part.replace(final)
@@ -156,7 +160,7 @@ class FileSink:
             return path
         stem, dot, rest = path.name.partition(".")
         count, free = 1, path
-        while free.exists():
+        while free.exists() or free.with_name(free.name + ".part").exists():
             count += 1
             free = path.with_name(f"{stem}-{count}{dot}{rest}")
         return free

@@ -139,11 +139,7 @@ class Exporters:
             return False
         self.changed += 1
         if template.field_count == 0:
-            # RFC 7011, section 8.1: id 2 and 3 withdraw all of their kind.
-            gone = [template.id] if template.id > 255 else []
-            for number in gone:
-                if templates.pop(number, None) is not None:
-                    self._template_count -= 1
+            self._withdraw(templates, template.id)
             return True
         if known is None:
             self._template_count += 1
@@ -157,6 +153,16 @@ class Exporters:
         while self._template_count > MAX_TEMPLATES and len(self._domains) > 1:
             self._forget_domain(next(iter(self._domains)))
         return True
+
+    def _withdraw(self, templates: dict[int, Known], number: int) -> None:
+        """Forget one template, or all data (2) or options (3) templates (RFC 7011, section 8.1)."""
+        if number > 255:
+            gone = [number] if number in templates else []
+        else:
+            gone = [n for n, known in templates.items() if known.template.is_options == (number == 3)]
+        for n in gone:
+            del templates[n]
+        self._template_count -= len(gone)
 
     def find(self, session: Session, template_id: int, now_ns: int) -> Match | None:
         """The template for a data set: the domain's own, or that of another domain of the exporter.
@@ -211,6 +217,10 @@ class Exporters:
                 self._template_count -= 1
                 self._stats.evicted_templates += 1
                 self.changed += 1
+
+    def active(self, since_ns: int) -> int:
+        """Addresses heard since then."""
+        return len({d.key[:2] for d in self._domains.values() if d.last_ns >= since_ns})
 
     def __iter__(self) -> Iterator[Domain]:
         return iter(self._domains.values())

@@ -74,7 +74,8 @@ def signed(raw: Array, _: Head) -> Values:
 
 def floating(raw: Array, _: Head) -> Values:
     """IEEE float of 4 or 8 bytes."""
-    return Values(raw.view(f">f{raw.shape[-1]}")[..., 0].astype(np.float64).reshape(-1))
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return Values(raw.view(f">f{raw.shape[-1]}")[..., 0].astype(np.float64).reshape(-1))
 
 
 def address(raw: Array, _: Head) -> Values:
@@ -160,30 +161,35 @@ TIME_CONVERTERS: dict[str, Converter] = {
     "delta_us": delta_microseconds,
     "uptime": uptime,
 }
-_TYPED_TIMES: dict[str, Converter] = {
-    "dateTimeSeconds": seconds,
-    "dateTimeMilliseconds": milliseconds,
-    "dateTimeMicroseconds": ntp_microseconds,
-    "dateTimeNanoseconds": ntp_nanoseconds,
+_TYPED_TIMES = {
+    "dateTimeSeconds": "s",
+    "dateTimeMilliseconds": "ms",
+    "dateTimeMicroseconds": "ntp_us",
+    "dateTimeNanoseconds": "ntp_ns",
 }
 
 
-def converter(data_type: str, length: int) -> Converter:
-    """How to read an element of an IANA type from a field of this length; odd lengths stay opaque bytes."""
+def converter(data_type: str, length: int) -> Converter | None:
+    """How to read an element of an IANA type from a field of this length; None where it cannot have that length."""
     number = 1 <= length <= 8
-    if data_type.startswith("unsigned") or data_type == "boolean":
-        return unsigned("u8") if number else opaque
-    if data_type.startswith("signed"):
-        return signed if number else opaque
-    if data_type.startswith("float"):
-        return floating if length in (4, 8) else opaque
-    if data_type in ("ipv4Address", "ipv6Address"):
-        return address if length in (4, 16) else opaque
-    if data_type == "macAddress":
-        return unsigned("u8") if length == 6 else opaque
     if data_type in _TYPED_TIMES:
-        return _TYPED_TIMES[data_type] if number or length == 16 else opaque
+        return time_converter(_TYPED_TIMES[data_type], length)
+    if data_type in ("ipv4Address", "ipv6Address"):
+        return address if length in (4, 16) else None
+    if data_type == "macAddress":
+        return unsigned("u8") if length == 6 else None
+    if data_type.startswith("float"):
+        return floating if length in (4, 8) else None
+    if data_type == "boolean" or (data_type.startswith("unsigned") and data_type != "unsigned256"):
+        return unsigned("u8") if number else None
+    if data_type.startswith("signed"):
+        return signed if number else None
     return text if data_type == "string" else opaque
+
+
+def time_converter(encoding: str, length: int) -> Converter | None:
+    """How to read a time of this length; None where it cannot have that length."""
+    return TIME_CONVERTERS[encoding] if length <= 8 or (length == 16 and encoding.startswith("ntp")) else None
 
 
 def _wire_unsigned(raw: Array) -> Array:

@@ -52,6 +52,11 @@ class HeldSets:
     def __len__(self) -> int:
         return sum(len(pile.sets) for pile in self._piles.values())
 
+    @property
+    def exporters(self) -> int:
+        """Addresses whose sets wait."""
+        return len(self._by_exporter)
+
     def hold(self, template_id: int, held: HeldSet) -> int:
         """Keep a set; returns how many sets had to go for it (itself among them where it is too large)."""
         exporter = held.session.domain.key[:2]

@@ -31,6 +31,8 @@ SCOPE_NAMES = {1: "scopeSystem", 2: "scopeInterface", 3: "scopeLineCard", 4: "sc
 _SYSTEM_INIT = "systemInitTimeMilliseconds"
 _TIME_ORDER = {key: rank for rank, key in enumerate(TIMES)}
 _ICMP_PROTOCOLS = (1, 58)
+_EITHER_VERSION = frozenset({"src_mask", "dst_mask", "icmp_type", "icmp_code"})
+"""Columns that IPv4 and IPv6 have separate elements for, like the addresses."""
 _SWAPPED = {"src_addr": "dst_addr", "src_port": "dst_port", "src_mask": "dst_mask", "src_as": "dst_as",
             "src_mac": "dst_mac", "in_if": "out_if", "vlan": "dst_vlan"}  # fmt: skip
 _REVERSE_NAME = {**_SWAPPED, **{b: a for a, b in _SWAPPED.items()}}
@@ -73,8 +75,9 @@ class Layout:
         self, pen: int, number: int, offset: int, length: int, times: dict[tuple[bool, str], tuple[int, Piece]]
     ) -> None:
         if pen == SCOPE_PEN:
-            name = SCOPE_NAMES.get(number, f"scope{number}")
-            self._pieces.setdefault(name, []).append(Piece(offset, length, f.converter("unsigned64", length)))
+            scope = f.converter("unsigned64", length)
+            if scope is not None:
+                self._pieces.setdefault(SCOPE_NAMES.get(number, f"scope{number}"), [Piece(offset, length, scope)])
             return
         reverse = pen == REVERSE_PEN
         key = (0, number) if reverse else (pen, number)
@@ -83,21 +86,27 @@ class Layout:
         if key in TIMES:
             rank, (moment, encoding) = _TIME_ORDER[key], TIMES[key]
             known = times.get((reverse, moment))
-            if (known is None or rank < known[0]) and (length <= 8 or length == 16):
-                times[reverse, moment] = (rank, Piece(offset, length, f.TIME_CONVERTERS[encoding]))
+            convert = f.time_converter(encoding, length)
+            if convert is not None and (known is None or rank < known[0]):
+                times[reverse, moment] = (rank, Piece(offset, length, convert))
             return
         if key in ICMP_TYPE_CODE and length == 2:
-            pieces.setdefault("icmp_type", [Piece(offset, 1, f.unsigned("u1"))])
-            pieces.setdefault("icmp_code", [Piece(offset + 1, 1, f.unsigned("u1"))])
+            pieces.setdefault("icmp_type", []).append(Piece(offset, 1, f.unsigned("u1")))
+            pieces.setdefault("icmp_code", []).append(Piece(offset + 1, 1, f.unsigned("u1")))
             return
         if key == MPLS_TOP_LABEL and length >= 3:
-            pieces.setdefault("mpls_label", []).append(Piece(offset, length, f.mpls_label))
+            pieces[_free_name("mpls_label", pieces)] = [Piece(offset, length, f.mpls_label)]
             return
         name = COLUMN.get(key)
-        piece = Piece(offset, length, f.converter(e.type, length))
+        convert = f.converter(e.type, length)
+        if convert is None:
+            return
+        piece = Piece(offset, length, convert)
         if name is not None:
             read = _column_converter(name, length)
-            if read is not None and (name not in pieces or COLUMNS[name].kind == "addr"):
+            if read is None:
+                return
+            if name not in pieces or COLUMNS[name].kind == "addr" or name in _EITHER_VERSION:
                 pieces.setdefault(name, []).append(Piece(offset, length, read))
                 return
         if not reverse:
@@ -148,11 +157,14 @@ class Layout:
         if values is None:
             return
         icmp = np.isin(values.data, _ICMP_PROTOCOLS)
+        if values.known is not None:
+            icmp &= values.known
         if bool(icmp.all()):
             return
         for name in ("icmp_type", "icmp_code"):
             if name in out:
-                out[name] = f.Values(out[name].data, icmp)
+                data, known = out[name]
+                out[name] = f.Values(data, icmp if known is None else icmp & known)
 
     def _own_boot_time(self, records: Array, head: f.Head) -> f.Head:
         assert self._system_init is not None
@@ -183,12 +195,16 @@ def _free_name(name: str, taken: dict[str, list[Piece]]) -> str:
 
 
 def _coalesce(values: f.Values | None, other: f.Values | None) -> f.Values | None:
-    """Of two addresses for one column (a template for both IP versions) the one that is not all zeros."""
+    """Of two values for one column (a template for both IP versions) the one that is not all zeros."""
     if values is None or other is None:
         return other if values is None else values
-    words = values.data
-    unset = (words[0] == 0) & ((words[1] & np.uint64(0xFFFFFFFF)) == 0)
-    return f.Values(np.where(unset, other.data, words)) if bool(unset.any()) else values
+    words, known = values
+    unset = words == 0 if words.ndim == 1 else (words[0] == 0) & ((words[1] & np.uint64(0xFFFFFFFF)) == 0)
+    if not bool(unset.any()):
+        return values
+    if known is not None or other.known is not None:
+        known = np.where(unset, *(np.ones_like(unset) if k is None else k for k in (other.known, known)))
+    return f.Values(np.where(unset, other.data, words), known)
 
 
 @lru_cache(maxsize=4096)

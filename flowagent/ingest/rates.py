@@ -23,6 +23,8 @@ RATE_ELEMENTS = (
     "samplingInterval", "samplerRandomInterval", "samplingPacketInterval", "samplingPacketSpace",
     "samplingSize", "samplingPopulation", "samplingProbability",
 )  # fmt: skip
+MAX_RATE = 1e12
+"""A rate above this makes no sense, and what is multiplied by it might no longer be a finite number."""
 MAX_SCOPES = 1024
 """Selectors and interfaces remembered for one observation domain."""
 
@@ -43,7 +45,7 @@ def rate_of(fields: Mapping[str, float]) -> float | None:
         rate = fields["samplingPopulation"] / fields["samplingSize"]
     elif fields.get("samplingProbability"):
         rate = 1 / fields["samplingProbability"]
-    return rate if rate is not None and math.isfinite(rate) and rate >= 1 else None
+    return rate if rate is not None and math.isfinite(rate) and 1 <= rate <= MAX_RATE else None
 
 
 def scope_of(fields: Mapping[str, float]) -> Scope:

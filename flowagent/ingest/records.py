@@ -105,6 +105,8 @@ def _cut_variable(data: Array, offset: Array, length: Array, template: Template)
         fits = stop <= end[active]
         overrun[active[~fits & (left[active] > _PADDING)]] = True
         active, start, lengths, stop = active[fits], start[fits], lengths[:, fits], stop[fits]
+        if not len(active):
+            break
         counts[active] += 1
         found.append((active, start, lengths))
         start = stop

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from pathlib import Path
+from typing import Annotated, Any, TypedDict, cast
 
 import msgspec
 
 from flowagent.component import Context
 from flowagent.ingest.exporters import Exporters
+from flowagent.ingest.rates import MAX_RATE
 
 _FORMAT = 1
+_U64 = Annotated[int, msgspec.Meta(ge=0)]
+_U32 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+_U16 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+
+
+class _Domain(TypedDict):
+    key: tuple[_U64, _U64, _U16, _U32]
+    templates: list[tuple[_U16, _U16, _U16, bytes, _U16, int]]
+    rates: list[tuple[str, int, Annotated[float, msgspec.Meta(ge=1, le=MAX_RATE)]]]
+    system_init_ns: int | None
+
+
+class _File(TypedDict):
+    format: int
+    exporters: list[_Domain]
 
 
 class Snapshot:
@@ -33,11 +51,11 @@ class Snapshot:
         if path is None or not path.exists():
             return
         try:
-            saved = msgspec.msgpack.decode(path.read_bytes())
+            saved = msgspec.msgpack.decode(path.read_bytes(), type=_File)
             if saved["format"] != _FORMAT:
                 raise ValueError(f"format {saved['format']}")
-            exporters.restore(saved["exporters"])
-        except (OSError, KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
+            exporters.restore(cast("list[dict[str, Any]]", saved["exporters"]))
+        except (OSError, KeyError, TypeError, ValueError, struct.error, msgspec.MsgspecError) as error:
             aside = path.with_suffix(".bad")
             with contextlib.suppress(OSError):
                 path.replace(aside)

@@ -41,7 +41,7 @@ class Template:
     @property
     def is_options(self) -> bool:
         """Whether its records speak of the exporter rather than of flows."""
-        return self.scope_count > 0
+        return self.scope_count != 0
 
     @cached_property
     def fields(self) -> tuple[FieldSpec, ...]:
@@ -96,6 +96,10 @@ def parse_template_set(body: bytes, version: int, *, options: bool) -> Iterator[
     offset = 0
     while len(body) - offset >= 4:
         template_id, count = struct.unpack_from("!HH", body, offset)
+        if version == 10 and template_id == (3 if options else 2) and count == 0:
+            yield Template(template_id, version, 0, 0, b"")  # withdraws all (RFC 7011, section 8.1)
+            offset += 4
+            continue
         if template_id < 256:
             if any(body[offset:]):
                 raise DecodeError("bad_template", f"template id {template_id} is below 256")
@@ -116,8 +120,8 @@ def parse_template_set(body: bytes, version: int, *, options: bool) -> Iterator[
                 raise DecodeError("bad_template", f"{scope} scope fields of {count}")
         start = offset
         offset = _skip_fields(body, offset, count, version)
-        # A v9 options template without scope fields still describes options.
-        yield Template(template_id, version, count, max(scope, int(options and count > 0)), body[start:offset])
+        # Options without scope fields (some exporters send them) are marked by a scope count of -1.
+        yield Template(template_id, version, count, scope or -int(options and count > 0), body[start:offset])
 
 
 def _skip_fields(body: bytes, offset: int, count: int, version: int) -> int:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Self
 
 import msgspec
 
+from flowagent.clock import SECOND
 from flowagent.component import Context, Deliver, Settings
 from flowagent.config import parse_listen
 from flowagent.errors import ConfigError
@@ -35,6 +36,8 @@ _SKB_OVERHEAD = 900
 """Bytes of receive buffer a datagram takes beyond its payload, about."""
 _FLOOR_RATE = 100_000
 """A burst of this many datagrams a second must fit into the buffer while the source waits."""
+_ACTIVE_NS = 60 * SECOND
+"""An exporter heard within this time is active; ready means that the templates of at least half of them are known."""
 _HOUSEKEEPING = 5.0
 """Seconds between saving templates and forgetting what is old."""
 
@@ -44,11 +47,11 @@ class Config(Settings, frozen=True):
 
     listen: str | tuple[str, ...] = tuple(f"[::]:{port}" for port in DEFAULT_PORTS)
     """Addresses to bind; [::] takes IPv4 too."""
-    receive_buffer: Annotated[int, msgspec.Meta(ge=4096)] = 64 << 20
+    receive_buffer: Annotated[int, msgspec.Meta(ge=4096, le=2**31 - 1)] = 64 << 20
     """Bytes of kernel buffer to ask for, for each address."""
     reuse_port: bool = False
     """Share the port with other processes (SO_REUSEPORT)."""
-    sampling_rates: dict[str, Annotated[float, msgspec.Meta(ge=1)]] = msgspec.field(default_factory=dict)
+    sampling_rates: dict[str, Annotated[float, msgspec.Meta(ge=1, le=1e12)]] = msgspec.field(default_factory=dict)
     """Sampling rate by exporter subnet, over what the exporter says."""
     max_delay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     """Seconds that a datagram may wait in the socket."""
@@ -111,8 +114,10 @@ class UdpSource:
     def ready(self) -> str | None:
         if not self._sockets:
             return f"{self._ctx.name}: not listening"
-        if len(self.decoder.held):
-            return f"{self._ctx.name}: {len(self.decoder.held)} data sets wait for their template"
+        waiting = self.decoder.held.exporters
+        active = self.decoder.exporters.active(self._ctx.clock.now_ns() - _ACTIVE_NS)
+        if 2 * waiting > active:
+            return f"{self._ctx.name}: {waiting} of {active} active exporters have not sent their templates yet"
         return None
 
     def exporters(self) -> list[dict[str, Any]]:
@@ -185,7 +190,13 @@ class UdpSource:
             return 0
         if datagrams is None:
             return 0
-        batch = self.decoder.feed(datagrams)
+        try:
+            batch = self.decoder.feed(datagrams)
+        except Exception:
+            # No input may stop the loop: what a fault of the decoder costs is counted and shown.
+            self.decoder.stats.error("unknown", "internal", len(datagrams))
+            self._ctx.log.exception("lost %d datagrams to an unexpected error", len(datagrams))
+            return len(datagrams)
         if len(batch):
             deliver(batch)
         return len(datagrams)
@@ -213,11 +224,11 @@ class UdpSource:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             self._grow_buffer(sock, host, port)
             sock.bind((host, port))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no name that could be looked up
             sock.close()
             raise ConfigError(
                 f"{self._ctx.name}.listen",
-                f"cannot listen on UDP {host} port {port}: {error.strerror}; "
+                f"cannot listen on UDP {host} port {port}: {getattr(error, 'strerror', None) or error}; "
                 "choose another or end the program that has it",
             ) from error
         return sock

@@ -57,8 +57,8 @@ class Server:
             return None
         try:
             token = Path(self._config.token_file).read_text("utf-8").strip()
-        except OSError as error:
-            raise ConfigError("http.token_file", f"cannot read {self._config.token_file}: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("http.token_file", f"cannot read {self._config.token_file}: {error}") from error
         if not token:
             raise ConfigError("http.token_file", f"{self._config.token_file} is empty; write the token into it")
         return token
@@ -118,7 +118,7 @@ class Server:
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             if self._token is not None and request.path not in _OPEN:
                 given = request.headers.get("Authorization", "")
-                if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+                if not hmac.compare_digest(given.encode(errors="surrogateescape"), f"Bearer {self._token}".encode()):
                     raise web.HTTPUnauthorized(
                         headers={"WWW-Authenticate": "Bearer"}, text="a bearer token is needed\n"
                     )

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -33,8 +33,11 @@ class Flow(NamedTuple):
 class Sums(NamedTuple):
     """What is known of a flow, or of all."""
 
-    packets: int
-    bytes: int
+    packets: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.packets + other.packets, self.bytes + other.bytes)
 
 
 class Metrics:
@@ -163,16 +166,23 @@ class Agent:
 
 def sum_rows(rows: Iterable[dict[str, Any]]) -> dict[Flow, Sums]:
     """Packets and bytes of each 5-tuple of canonical rows; rows without addresses (ARP and the like) are left out."""
-    packets, octets = Counter(), Counter()
-    for row in rows:
-        if "src_addr" in row:
-            ports = (row["src_port"], row["dst_port"]) if row["proto"] in (TCP, UDP) else (0, 0)
-            flow = Flow(row["src_addr"], row["dst_addr"], *ports, row["proto"])
-            packets[flow] += row["packets"]
-            octets[flow] += row["bytes"]
-    return {flow: Sums(packets[flow], octets[flow]) for flow in packets}
+    return merged(*({_flow(row): Sums(row["packets"], row["bytes"])} for row in rows if "src_addr" in row))
+
+
+def _flow(row: dict[str, Any]) -> Flow:
+    ports = (row["src_port"], row["dst_port"]) if row["proto"] in (TCP, UDP) else (0, 0)
+    return Flow(row["src_addr"], row["dst_addr"], *ports, row["proto"])
+
+
+def merged(*parts: dict[Flow, Sums]) -> dict[Flow, Sums]:
+    """The sums of each flow over all parts."""
+    sums: defaultdict[Flow, Sums] = defaultdict(Sums)
+    for part in parts:
+        for flow, more in part.items():
+            sums[flow] += more
+    return dict(sums)
 
 
 def total(flows: dict[Flow, Sums]) -> Sums:
     """Over all flows."""
-    return Sums(*map(sum, zip(*flows.values(), strict=True))) if flows else Sums(0, 0)
+    return sum(flows.values(), Sums())

@@ -36,7 +36,9 @@ class OpenVSwitch:
         until(socket.exists, "ovsdb-server listens")
         self.vsctl("init", wait=False)
         # Flows that nobody uses go soon: NetFlow reports a flow when it ends.
-        self.vsctl("set", "Open_vSwitch", ".", "other_config:max-idle=500", "other_config:max-revalidator=100", wait=False)
+        self.vsctl(
+            "set", "Open_vSwitch", ".", "other_config:max-idle=500", "other_config:max-revalidator=100", wait=False
+        )
         self.netns.start("ovs-vswitchd", f"unix:{socket}", "--disable-system", env=environment)
 
     def vsctl(self, *command: str, wait: bool = True) -> str:
@@ -61,18 +63,22 @@ class OpenVSwitch:
             command = ["tcpdump", "--immediate-mode", "-i", port, "-Q", "in", "-U", "-Z", "root", "-w", capture]
             tcpdumps.append(self.netns.start(*command, stderr=subprocess.PIPE))
             tcpdumps[-1].stderr.readline()  # says that it listens
-        before = [self._received(port) for port in ports]
+        before = self._received(ports)
         yield captures
-        for port, capture, count in zip(ports, captures, before, strict=True):
-            until(lambda: _packets(capture) == self._received(port) - count, f"tcpdump has what {port} counted")
+        until(lambda: before + _packets(captures) == self._received(ports), "tcpdump has what the ports counted")
         for tcpdump in tcpdumps:
             tcpdump.terminate()
             tcpdump.communicate(timeout=10)
 
-    def _received(self, port: str) -> int:
-        return int(self.netns.run("cat", f"/sys/class/net/{port}/statistics/rx_packets"))
+    def _received(self, ports: list[str]) -> int:
+        """Packets that came in by these ports since they were made."""
+        counters = [f"/sys/class/net/{port}/statistics/rx_packets" for port in ports]
+        return sum(map(int, self.netns.run("cat", *counters).split()))
 
 
-def _packets(capture: Path) -> int:
-    with RawPcapReader(str(capture)) as reader:
-        return sum(1 for _ in reader)
+def _packets(captures: list[Path]) -> int:
+    count = 0
+    for capture in captures:
+        with RawPcapReader(str(capture)) as reader:
+            count += sum(1 for _ in reader)
+    return count

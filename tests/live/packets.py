@@ -2,11 +2,10 @@
 
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from live.agent import TCP, UDP, Flow, Sums
+from live.agent import TCP, UDP, Flow, Sums, merged
 from scapy.layers import inet, inet6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
@@ -50,16 +49,15 @@ def _udp(sport: int, dport: int) -> Packet:
 
 def flows_in(*captures: Path, frames: bool = False) -> dict[Flow, Sums]:
     """Packets and IP bytes (or bytes of whole frames) of each 5-tuple."""
-    packets, octets = Counter(), Counter()
-    for capture in captures:
-        with PcapReader(str(capture)) as reader:
-            for packet in reader:
-                ip = packet.getlayer(inet.IP) or packet.getlayer(inet6.IPv6)
-                if ip is not None:
-                    flow = _flow(ip)
-                    packets[flow] += 1
-                    octets[flow] += packet.wirelen if frames else _length(ip)
-    return {flow: Sums(packets[flow], octets[flow]) for flow in packets}
+    return merged(*(one for capture in captures for one in _flows(capture, frames=frames)))
+
+
+def _flows(capture: Path, *, frames: bool) -> Iterator[dict[Flow, Sums]]:
+    with PcapReader(str(capture)) as reader:
+        for packet in reader:
+            ip = packet.getlayer(inet.IP) or packet.getlayer(inet6.IPv6)
+            if ip is not None:
+                yield {_flow(ip): Sums(1, packet.wirelen if frames else _length(ip))}
 
 
 def _flow(ip: IpPacket) -> Flow:

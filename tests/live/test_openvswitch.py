@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from live.agent import sum_rows, total
+from live.agent import merged, sum_rows, total
 from live.openvswitch import ADDRESSES, OpenVSwitch
 from live.packets import flows_in
 from live.polling import until
@@ -19,6 +19,7 @@ TCP_SIZE = 30_000
 
 _SERVE = f"""
 import socket
+socket.setdefaulttimeout(10)
 with socket.create_server(("{SERVER}", 8080)) as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
     udp.bind(("{SERVER}", 5353))
     print("ready", flush=True)
@@ -30,6 +31,7 @@ with socket.create_server(("{SERVER}", 8080)) as tcp, socket.socket(socket.AF_IN
 _ASK = f"""
 import socket
 from scapy.layers.inet import ICMP
+socket.setdefaulttimeout(10)
 with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as icmp:
     for number in range(3):
         icmp.sendto(bytes(ICMP(id=7, seq=number) / bytes(400)), ("{SERVER}", 0))
@@ -65,20 +67,60 @@ def traffic(switch):
     return send
 
 
-EXPORTERS = {
-    "NetFlow": {"active_timeout": 1},
-    "IPFIX": {"sampling": 1, "obs_domain_id": 10, "obs_point_id": 20, "cache_active_timeout": 1, "cache_max_flows": 1000},
-}
+IPFIX = {"sampling": 1, "obs_domain_id": 10, "obs_point_id": 20, "cache_active_timeout": 1, "cache_max_flows": 1000}
 
 
-@pytest.mark.parametrize("table", EXPORTERS)
-def test_counts_what_the_ports_saw(switch, traffic, make_agent, table):
+def wait_for(agent, truth):
+    """Until the agent has written as many packets as there were."""
+    until(lambda: total(sum_rows(agent.rows())).packets >= total(truth).packets, "all packets are in the rows")
+
+
+def test_netflow_counts_the_frames_that_the_ports_saw(switch, traffic, make_agent):
     agent = make_agent(netns=switch.netns)
-    switch.export(table, agent.port, **EXPORTERS[table])
-    truth = traffic(frames=table == "NetFlow")
+    switch.export("NetFlow", agent.port, active_timeout=1)
+    truth = traffic(frames=True)
 
-    metrics = until(lambda: (m := agent.metrics()).flows.packets >= total(truth).packets and m, "all packets were counted")
+    wait_for(agent, truth)
 
+    metrics = agent.metrics()
+    assert metrics.flows == total(truth)
+    assert metrics.errors == metrics.total("flowagent_ingest_lost_records_total") == 0
     agent.stop()
-    rows = agent.rows()
-    assert sum_rows(rows) == truth
+    assert sum_rows(agent.rows()) == truth
+
+
+def test_ipfix_counts_each_packet_once(switch, traffic, make_agent):
+    """The bridge reports a packet as it comes in and again as it goes out."""
+    agent = make_agent(netns=switch.netns)
+    switch.export("IPFIX", agent.port, **IPFIX)
+    truth = traffic(frames=False)
+
+    wait_for(agent, truth)
+
+    metrics = agent.metrics()
+    assert metrics.flows.bytes == total(truth).bytes  # ARP has packets, but no IP bytes
+    assert metrics.total("flowagent_flow_sampling_records_total", sampling_source="prescaled") >= len(truth)
+    assert metrics.total("flowagent_records_total", outcome="dropped", reason="duplicate_direction") >= len(truth)
+    assert metrics.errors == metrics.total("flowagent_ingest_lost_records_total") == 0
+    agent.stop()
+    assert sum_rows(agent.rows()) == truth
+
+
+def test_a_restart_loses_nothing(switch, traffic, make_agent):
+    """Open vSwitch sends its templates again after ten minutes only: until then those on disk must do."""
+    agent = make_agent(netns=switch.netns)
+    switch.export("IPFIX", agent.port, **IPFIX)
+    before = traffic(frames=False)
+    wait_for(agent, before)
+    until(lambda: agent.has_saved(datagrams=len(before)), "rows and templates are on disk")
+
+    agent.kill()
+    agent.start()
+    both = merged(before, traffic(frames=False))
+
+    wait_for(agent, both)
+    metrics = agent.metrics()
+    assert metrics.total("flowagent_ingest_templates_total") == 0, "templates came again: this run shows nothing"
+    assert metrics.errors == metrics.total("flowagent_ingest_held_sets_total") == 0
+    agent.stop()
+    assert sum_rows(agent.rows()) == both
