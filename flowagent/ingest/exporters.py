@@ -22,8 +22,11 @@ from flowagent.ingest.templates import Template
 
 MAX_DOMAIN_SESSIONS = 64
 MAX_DOMAINS = 16384
-MAX_TEMPLATES = 65536
 MAX_DOMAIN_TEMPLATES = 4096
+MAX_BYTES = 64 << 20
+MAX_EXPORTER_BYTES = 16 << 20
+"""Memory for what is known, by the estimates below: of all exporters, of one."""
+_DOMAIN_BYTES, _SESSION_BYTES, _TEMPLATE_BYTES, _RATE_BYTES = 1000, 2500, 700, 250
 TEMPLATE_LIFETIME_NS = 7 * 86400 * 10**9
 """A template neither sent again nor used for this long is forgotten (Open vSwitch sends them every 600 s)."""
 
@@ -57,15 +60,12 @@ class Domain:
     system_init_ns: int | None = None
     not_sent_packets: int | None = None
     last_ns: int = 0
+    size: int = 0
+    is_forgotten: bool = False
 
     @property
     def address(self) -> str:
         return address_text(self.key.high, self.key.low)
-
-    def set_rate(self, scope: Scope, rate: float) -> None:
-        """Remember what an options record said."""
-        if scope in self.rates or len(self.rates) < MAX_SCOPES:
-            self.rates[scope] = rate
 
 
 @dataclass(slots=True, eq=False)
@@ -81,9 +81,15 @@ class Session:
 
 @dataclass(slots=True)
 class _Sender:
-    """All domains of one address and version; Open vSwitch numbers the records of all its domains together."""
+    """All domains of one address and version; Open vSwitch numbers the records of all its domains together.
 
-    domains: set[DomainKey] = field(default_factory=set)
+    `domains` has the one that was silent longest first, `sources` the domain
+    that sent the newest template of an id.
+    """
+
+    domains: OrderedDict[DomainKey, None] = field(default_factory=OrderedDict)
+    sources: dict[int, Domain] = field(default_factory=dict)
+    size: int = 0
     is_ovs: bool = False
     sequences: dict[int, Sequence] = field(default_factory=dict)
 
@@ -103,7 +109,7 @@ class Exporters:
         self._overrides = overrides or Overrides({})
         self._domains: OrderedDict[DomainKey, Domain] = OrderedDict()
         self._senders: dict[tuple[int, int, int], _Sender] = {}
-        self._template_count = 0
+        self._size = 0
         self.changed = 0
         """Grows when something worth saving changed."""
         self._lost_by_gone: dict[str, int] = {}
@@ -115,6 +121,7 @@ class Exporters:
         session = domain.sessions.get(port)
         if session is None:
             session = domain.sessions[port] = Session(domain, port, Sequence(counts_records=key.version != 9))
+            self._charge(domain, _SESSION_BYTES)
             if len(domain.sessions) > MAX_DOMAIN_SESSIONS:
                 self._forget_session(domain, next(iter(domain.sessions)))
         return session
@@ -123,46 +130,68 @@ class Exporters:
         domain = self._domains.get(key)
         if domain is None:
             domain = self._domains[key] = Domain(key)
-            self._senders.setdefault(key[:3], _Sender()).domains.add(key)
+            self._senders.setdefault(key[:3], _Sender()).domains[key] = None
+            self._charge(domain, _DOMAIN_BYTES)
             if len(self._domains) > MAX_DOMAINS:
                 self._forget_domain(next(iter(self._domains)))
         else:
             self._domains.move_to_end(key)
+            self._senders[key[:3]].domains.move_to_end(key)
         return domain
 
+    def _charge(self, domain: Domain, size: int) -> None:
+        """Account for memory; where it gets too much, what was silent longest goes: the exporter's own, or of all."""
+        if domain.is_forgotten:
+            return
+        sender = self._senders[domain.key[:3]]
+        domain.size += size
+        sender.size += size
+        self._size += size
+        while sender.size > MAX_EXPORTER_BYTES:
+            self._forget_domain(next(iter(sender.domains)))
+        while self._size > MAX_BYTES:
+            self._forget_domain(next(iter(self._domains)))
+
     def define(self, session: Session, template: Template, now_ns: int) -> bool:
-        """Take in a template; False where it was known already and did not change. One without fields is withdrawn."""
-        templates = session.domain.templates
+        """Take in a template; whether sets that could not be decoded may be now. One without fields is withdrawn."""
+        domain, templates = session.domain, session.domain.templates
         known = templates.get(template.id)
         if known is not None and known.template == template:
+            moved = known.port != session.port
             known.used_ns, known.port = now_ns, session.port
+            return moved
+        if domain.is_forgotten:
             return False
         self.changed += 1
         if template.field_count == 0:
-            self._withdraw(templates, template.id)
-            return True
-        if known is None:
-            self._template_count += 1
-        if template.is_ovs:
-            self._senders[session.domain.key[:3]].is_ovs = True
+            self._withdraw(domain, template.id)
+            return False
+        sender = self._senders[domain.key[:3]]
+        sender.is_ovs |= template.is_ovs
+        sender.sources[template.id] = domain
         templates[template.id] = Known(template, session.port, now_ns)
         if len(templates) > MAX_DOMAIN_TEMPLATES:
-            templates.pop(next(iter(templates)))
-            self._template_count -= 1
+            self._drop_template(domain, next(iter(templates)))
             self._stats.evicted_templates += 1
-        while self._template_count > MAX_TEMPLATES and len(self._domains) > 1:
-            self._forget_domain(next(iter(self._domains)))
-        return True
+        growth = _TEMPLATE_BYTES + len(template.body)
+        if known is not None:
+            growth -= _TEMPLATE_BYTES + len(known.template.body)
+        self._charge(domain, growth)
+        return not domain.is_forgotten
 
-    def _withdraw(self, templates: dict[int, Known], number: int) -> None:
+    def _withdraw(self, domain: Domain, number: int) -> None:
         """Forget one template, or all data (2) or options (3) templates (RFC 7011, section 8.1)."""
-        if number > 255:
-            gone = [number] if number in templates else []
-        else:
-            gone = [n for n, known in templates.items() if known.template.is_options == (number == 3)]
-        for n in gone:
-            del templates[n]
-        self._template_count -= len(gone)
+        every = [n for n, known in domain.templates.items() if known.template.is_options == (number == 3)]
+        for n in every if number < 256 else [number]:
+            self._drop_template(domain, n)
+
+    def _drop_template(self, domain: Domain, number: int) -> None:
+        known = domain.templates.pop(number, None)
+        if known is not None:
+            self._charge(domain, -_TEMPLATE_BYTES - len(known.template.body))
+            sources = self._senders[domain.key[:3]].sources
+            if sources.get(number) is domain:
+                del sources[number]
 
     def find(self, session: Session, template_id: int, now_ns: int) -> Match | None:
         """The template for a data set: the domain's own, or that of another domain of the exporter.
@@ -174,17 +203,29 @@ class Exporters:
         if known is not None:
             known.used_ns = now_ns
             return Match(known.template, exact=known.port != session.port or known.template.is_ovs)
-        for key in self._senders[domain.key[:3]].domains:
-            other = self._domains[key].templates.get(template_id)
-            if other is not None:
-                other.used_ns = now_ns
-                return Match(other.template, exact=True)
-        return None
+        sender = self._senders.get(domain.key[:3])
+        source = sender.sources.get(template_id) if sender is not None else None
+        if source is None:
+            return None
+        other = source.templates[template_id]
+        other.used_ns = now_ns
+        return Match(other.template, exact=True)
+
+    def set_rate(self, domain: Domain, scope: Scope, rate: float) -> bool:
+        """Remember what an options record said; whether that is news."""
+        if domain.rates.get(scope) == rate:
+            return False
+        if scope not in domain.rates:
+            if len(domain.rates) >= MAX_SCOPES:
+                return False
+            self._charge(domain, _RATE_BYTES)
+        domain.rates[scope] = rate
+        return True
 
     def sequence(self, session: Session) -> Sequence:
         """Whose sequence numbers the session's datagrams carry."""
-        sender = self._senders[session.domain.key[:3]]
-        if not sender.is_ovs:
+        sender = self._senders.get(session.domain.key[:3])
+        if sender is None or not sender.is_ovs:
             return session.sequence
         sequence = sender.sequences.get(session.port)
         if sequence is None:
@@ -213,8 +254,7 @@ class Exporters:
         for domain in self._domains.values():
             old = [n for n, k in domain.templates.items() if now_ns - k.used_ns > TEMPLATE_LIFETIME_NS]
             for number in old:
-                del domain.templates[number]
-                self._template_count -= 1
+                self._drop_template(domain, number)
                 self._stats.evicted_templates += 1
                 self.changed += 1
 
@@ -243,16 +283,21 @@ class Exporters:
 
     def _forget_session(self, domain: Domain, port: int) -> None:
         self._keep_lost(domain.address, domain.sessions.pop(port).sequence)
+        self._charge(domain, -_SESSION_BYTES)
         self._stats.evicted_sessions += 1
 
     def _forget_domain(self, key: DomainKey) -> None:
         domain = self._domains.pop(key)
-        self._template_count -= len(domain.templates)
         self._stats.evicted_templates += len(domain.templates)
+        for number in list(domain.templates):
+            self._drop_template(domain, number)
         for port in list(domain.sessions):
             self._forget_session(domain, port)
+        self._charge(domain, -domain.size)
+        domain.rates.clear()
+        domain.is_forgotten = True
         sender = self._senders[key[:3]]
-        sender.domains.discard(key)
+        del sender.domains[key]
         if not sender.domains:
             for sequence in sender.sequences.values():
                 self._keep_lost(domain.address, sequence)
@@ -288,11 +333,9 @@ class Exporters:
             domain = self._domain(key)
             for number, count, scope, body, port, used_ns in saved["templates"]:
                 template = Template(number, key.version, count, scope, body)
-                self._senders[key[:3]].is_ovs |= template.is_ovs
-                domain.templates[number] = Known(template, port, used_ns)
-                self._template_count += 1
+                self.define(Session(domain, port, Sequence(counts_records=True)), template, used_ns)
             for kind, number, rate in saved["rates"]:
-                domain.set_rate((kind, number) if kind != "domain" else DOMAIN, float(rate))
+                self.set_rate(domain, (kind, number) if kind != "domain" else DOMAIN, float(rate))
             domain.system_init_ns = saved["system_init_ns"]
 
     @staticmethod

@@ -46,9 +46,8 @@ def learn(exporters: Exporters, domain: Domain, records: Records, head: Head) ->
             changed = True
         if not_sent is not None:
             target.not_sent_packets = int(not_sent)
-        if rate is not None and target.rates.get(scope_of(fields)) != rate:
-            target.set_rate(scope_of(fields), rate)
-            changed = True
+        if rate is not None:
+            changed |= exporters.set_rate(target, scope_of(fields), rate)
     return changed
 
 

@@ -276,8 +276,7 @@ class _Feed:
                 known = session.domain.templates.get(template.id)
                 if known is None or known.template != template:
                     self._flush(row)
-                state.exporters.define(session, template, now_ns)
-                if template.field_count:
+                if state.exporters.define(session, template, now_ns):
                     decoder.release(session, template.id, int(self._header.order[row]))
         except DecodeError as error:
             state.stats.error(decoder.protocol, error.reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from flowagent.elements import VARIABLE, VMWARE_PEN
@@ -13,7 +13,10 @@ from flowagent.errors import DecodeError
 
 SCOPE_PEN = -1
 """Stands for the number space of NetFlow v9's scope field types (RFC 3954, section 6.1)."""
+MAX_FIELDS = 1024
+"""Of a template; Open vSwitch's have up to 67."""
 _OVS_HEAD = ((0, 138), (0, 61), (0, 56), (0, 80), (0, 256), (0, 240))
+_OVS_START = struct.pack("!H", 138)
 
 
 class FieldSpec(NamedTuple):
@@ -43,22 +46,10 @@ class Template:
         """Whether its records speak of the exporter rather than of flows."""
         return self.scope_count != 0
 
-    @cached_property
+    @property
     def fields(self) -> tuple[FieldSpec, ...]:
         """The fields in their order."""
-        specs, offset = [], 0
-        for i in range(self.field_count):
-            number, length = struct.unpack_from("!HH", self.body, offset)
-            offset += 4
-            pen = 0
-            if self.version == 10 and number & 0x8000:
-                (pen,) = struct.unpack_from("!I", self.body, offset)
-                number &= 0x7FFF
-                offset += 4
-            elif self.version == 9 and i < self.scope_count:
-                pen = SCOPE_PEN
-            specs.append(FieldSpec(pen, number, length))
-        return tuple(specs)
+        return _fields(self.version, self.field_count, self.scope_count, self.body)
 
     @cached_property
     def min_length(self) -> int:
@@ -76,14 +67,32 @@ class Template:
 
         Told by the head of its field list; which fields follow depends on the flow's layers.
         """
-        head = tuple((f.pen, f.id) for f in self.fields[: len(_OVS_HEAD)])
-        rest = {(f.pen, f.id) for f in self.fields[len(_OVS_HEAD) :]}
-        return head == _OVS_HEAD and {(0, 158), (0, 159)} <= rest
+        if not self.body.startswith(_OVS_START):
+            return False
+        keys = [(f.pen, f.id) for f in self.fields]
+        return tuple(keys[: len(_OVS_HEAD)]) == _OVS_HEAD and {(0, 158), (0, 159)} <= set(keys)
 
     @cached_property
     def has_tunnel(self) -> bool:
         """Whether it has Open vSwitch's tunnel elements."""
         return any(f.pen == VMWARE_PEN for f in self.fields)
+
+
+@lru_cache(maxsize=512)
+def _fields(version: int, field_count: int, scope_count: int, body: bytes) -> tuple[FieldSpec, ...]:
+    specs, offset = [], 0
+    for i in range(field_count):
+        number, length = struct.unpack_from("!HH", body, offset)
+        offset += 4
+        pen = 0
+        if version == 10 and number & 0x8000:
+            (pen,) = struct.unpack_from("!I", body, offset)
+            number &= 0x7FFF
+            offset += 4
+        elif version == 9 and i < scope_count:
+            pen = SCOPE_PEN
+        specs.append(FieldSpec(pen, number, length))
+    return tuple(specs)
 
 
 def parse_template_set(body: bytes, version: int, *, options: bool) -> Iterator[Template]:
@@ -118,6 +127,8 @@ def parse_template_set(body: bytes, version: int, *, options: bool) -> Iterator[
                 scope = second
             if scope > count:
                 raise DecodeError("bad_template", f"{scope} scope fields of {count}")
+        if count > MAX_FIELDS:
+            raise DecodeError("bad_template", f"{count} fields")
         start = offset
         offset = _skip_fields(body, offset, count, version)
         # Options without scope fields (some exporters send them) are marked by a scope count of -1.

@@ -67,7 +67,7 @@ def _datagrams(capture: Path, options: str) -> list[bytes]:
     """What softflowd would have sent to an agent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
         collector.bind(("127.0.0.1", 0))
-        collector.setblocking(False)  # noqa: FBT003
+        collector.setblocking(False)
         softflowd(capture, collector.getsockname()[1], options)
         datagrams = []
         while True:
