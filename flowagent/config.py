@@ -75,6 +75,7 @@ class Http(Settings, frozen=True):
     token_file: str | None = None
     """File with the bearer token that all but /healthz and /readyz ask for."""
     tls: Tls | None = None
+    """`{cert: FILE, key: FILE}` to serve HTTPS."""
 
 
 class State(Settings, frozen=True):

@@ -147,9 +147,9 @@ class Exporters:
         domain.size += size
         sender.size += size
         self._size += size
-        while sender.size > MAX_EXPORTER_BYTES:
+        while size > 0 and sender.size > MAX_EXPORTER_BYTES:
             self._forget_domain(next(iter(sender.domains)))
-        while self._size > MAX_BYTES:
+        while size > 0 and self._size > MAX_BYTES:
             self._forget_domain(next(iter(self._domains)))
 
     def define(self, session: Session, template: Template, now_ns: int) -> bool:

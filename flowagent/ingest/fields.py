@@ -18,6 +18,7 @@ from flowagent.batch import Array
 
 NTP_EPOCH = 2_208_988_800
 """Seconds from 1900 to 1970 (RFC 7011, section 6.1.9)."""
+MAX_TEXT = 256
 _UPTIME_WRAP = 1 << 32
 _FUTURE = 0xF000_0000
 _MS, _S = 1_000_000, 1_000_000_000
@@ -93,7 +94,11 @@ def address(raw: Array, _: Head) -> Values:
 
 
 def text(raw: Array, _: Head) -> Values:
-    """Bytes up to the trailing NULs; dtype S."""
+    """Bytes up to the trailing NULs; dtype S.
+
+    Longer than `MAX_TEXT` is cut: one long text makes every row of its column as wide.
+    """
+    raw = raw[..., :MAX_TEXT]
     return Values(np.ascontiguousarray(raw).view(f"S{raw.shape[-1]}").reshape(-1))
 
 

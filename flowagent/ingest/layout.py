@@ -8,7 +8,6 @@ combination of lengths met (`records.py` sorts records by it).
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -207,9 +206,37 @@ def _coalesce(values: f.Values | None, other: f.Values | None) -> f.Values | Non
     return f.Values(np.where(unset, other.data, words), known)
 
 
-@lru_cache(maxsize=4096)
+class _Kept:
+    """Layouts already made, with so many fields in all; the oldest half goes where there are more."""
+
+    MAX_FIELDS = 200_000  # a field takes some 350 bytes
+
+    def __init__(self) -> None:
+        self.layouts: dict[tuple[Template, tuple[int, ...] | None], Layout] = {}
+        self._fields = 0
+
+    def add(self, template: Template, lengths: tuple[int, ...] | None, layout: Layout) -> None:
+        self._fields += template.field_count + 1
+        if self._fields > self.MAX_FIELDS:
+            for key in list(self.layouts)[: len(self.layouts) // 2 + 1]:
+                self._fields -= key[0].field_count + 1
+                del self.layouts[key]
+        self.layouts[template, lengths] = layout
+
+
+_kept = _Kept()
+
+
 def layout_of(template: Template, lengths: tuple[int, ...] | None = None) -> Layout:
     """The layout of a template's records; `lengths` of its variable-length fields, in order, where it has any."""
+    layout = _kept.layouts.get((template, lengths))
+    if layout is None:
+        layout = _make(template, lengths)
+        _kept.add(template, lengths, layout)
+    return layout
+
+
+def _make(template: Template, lengths: tuple[int, ...] | None) -> Layout:
     if lengths is None:
         sizes = [spec.length for spec in template.fields]
         return Layout(template, sizes, [0] * len(sizes))

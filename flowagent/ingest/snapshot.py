@@ -22,7 +22,7 @@ _U16 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 
 class _Domain(TypedDict):
     key: tuple[_U64, _U64, _U16, _U32]
-    templates: list[tuple[_U16, _U16, _U16, bytes, _U16, int]]
+    templates: list[tuple[_U16, _U16, int, bytes, _U16, int]]
     rates: list[tuple[str, int, Annotated[float, msgspec.Meta(ge=1, le=MAX_RATE)]]]
     system_init_ns: int | None
 
