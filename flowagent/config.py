@@ -305,9 +305,9 @@ def parse_duration(value: str | float, path: str) -> float:
 
 def parse_size(value: str | int, path: str) -> int:
     """Bytes from a number or a text such as 64MB, 256MiB."""
-    if isinstance(value, int):
+    if isinstance(value, int) and value >= 0:
         return value
-    match = re.fullmatch(r"(\d{1,18})\s*([kMGT]?)(i?)B?", value.strip())
+    match = re.fullmatch(r"(\d{1,18})\s*([kMGT]?)(i?)B?", str(value).strip())
     if match is None:
         raise ConfigError(path, f"{value!r} is not a size; write bytes, or 500kB, 64MiB, 1GB")
     power = " kMGT".index(match[2] or " ")

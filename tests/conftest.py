@@ -60,12 +60,12 @@ def make_netns() -> Iterator[Callable[[], Netns]]:
 
 @pytest.fixture
 def make_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
-    """Start agents (arguments: see `Agent`), each in a directory of its own."""
+    """Make agents (arguments: see `Agent`), each in a directory of its own, and start them unless told otherwise."""
     made: list[Agent] = []
 
-    def make(**settings) -> Agent:
+    def make(*, start=True, **settings) -> Agent:
         made.append(Agent(tmp_path / f"agent{len(made)}", **settings))
-        return made[-1].start()
+        return made[-1].start() if start else made[-1]
 
     yield make
     for agent in made:

@@ -7,11 +7,12 @@ in the path are the UTC time at which the file was begun.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import os
 import sys
+import zlib
+from collections.abc import Callable
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, Self
 
@@ -66,8 +67,10 @@ class FileSink:
         self._every_ns = round(every * SECOND)
         self._size = size
         self._compression = config.compression or _BY_SUFFIX.get(Path(config.path).suffix, "none")
-        self._raw: BinaryIO | None = None
-        self._out: BinaryIO | None = None
+        self._raw: FileIO | None = None
+        self._out: BinaryIO | FileIO | None = None
+        self._compress, self._end = _compressor("none")
+        self._unwritten: tuple[bytes, int] | None = None
         self._final: Path | None = None
         self._written = 0
         self._begun_ns = 0
@@ -94,21 +97,38 @@ class FileSink:
 
     async def write(self, batch: Batch) -> int:
         now_ns = self._ctx.clock.now_ns()
-        lines = json_lines(batch)
         try:
-            if self._due(now_ns):
-                self._finish()
-            if self._out is None:
-                self._begin(now_ns)
-            assert self._out is not None
-            self._out.write(lines)
-            self._out.flush()
+            if self._unwritten is None:  # else this is the batch that failed last time
+                lines = json_lines(batch)
+                if self._due(now_ns):
+                    self._finish()
+                if self._out is None:
+                    self._begin(now_ns)
+                self._unwritten = (self._compress(lines), len(lines))
+            data, length = self._unwritten
+            self._put(data)
         except BrokenPipeError as error:
             raise Rejected("closed", "nobody reads stdout any more") from error
         except OSError as error:
             raise Retry(f"cannot write {self._final or self._config.path}: {error.strerror}") from error
-        self._written += len(lines)
-        return len(lines)
+        self._unwritten = None
+        self._written += length
+        return length
+
+    def _put(self, data: bytes) -> None:
+        """Write all of it or, where the disk is full, nothing: what is in the file is whole rows."""
+        assert self._out is not None
+        start = os.fstat(self._raw.fileno()).st_size if self._raw is not None else 0
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._out.write(rest) :]
+            self._out.flush()
+        except OSError:
+            if self._raw is not None:
+                self._raw.truncate(start)
+                self._raw.seek(start)
+            raise
 
     def _due(self, now_ns: int) -> bool:
         if self._out is None:
@@ -126,27 +146,21 @@ class FileSink:
         self._final = self._free(Path(self._name(now_ns)))
         rotating = bool(self._every_ns or self._size)
         target = self._final.with_name(self._final.name + ".part") if rotating else self._final
-        self._raw = target.open("wb" if rotating else "ab")
-        if self._compression == "gzip":
-            self._out = gzip.GzipFile(fileobj=self._raw, mode="wb", compresslevel=6)  # type: ignore[assignment]
-        elif self._compression == "zstd":
-            self._out = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)
-        else:
-            self._out = self._raw
+        self._raw = self._out = target.open("wb" if rotating else "ab", buffering=0)
+        self._compress, self._end = _compressor(self._compression)
 
     def _finish(self) -> None:
-        out, raw, final = self._out, self._raw, self._final
-        self._out = self._raw = self._final = None
-        if raw is None or final is None or out is None:
+        raw, final = self._raw, self._final
+        if raw is None or final is None:
             return
-        with contextlib.suppress(OSError):
-            if out is not raw:
-                out.close()
         try:
-            raw.close()
+            with raw:
+                self._put(self._end())
         except OSError as error:
             self._ctx.log.error("cannot complete %s: %s", raw.name, error.strerror)  # noqa: TRY400
             return
+        finally:
+            self._out = self._raw = self._final = None
         part = final.with_name(final.name + ".part")
         if part.exists():
             part.replace(final)
@@ -168,3 +182,14 @@ class FileSink:
     def _name(self, now_ns: int) -> str:
         moment = datetime.fromtimestamp(now_ns / SECOND, UTC)
         return moment.strftime(self._config.path) if "%" in self._config.path else self._config.path
+
+
+def _compressor(kind: Compression) -> tuple[Callable[[bytes], bytes], Callable[[], bytes]]:
+    """What compresses a part of a file so that it can be read at once, and what ends the file."""
+    if kind == "gzip":
+        deflate = zlib.compressobj(6, zlib.DEFLATED, 31)
+        return lambda data: deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH), deflate.flush
+    if kind == "zstd":
+        zstd = zstandard.ZstdCompressor(level=3).compressobj()
+        return lambda data: zstd.compress(data) + zstd.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK), zstd.flush
+    return lambda data: data, bytes

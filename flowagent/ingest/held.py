@@ -10,6 +10,8 @@ from flowagent.ingest.exporters import DomainKey, Session
 
 MAX_BYTES = 16 << 20
 MAX_EXPORTER_BYTES = 1 << 20
+_OVERHEAD = 300
+"""Bytes that a set takes besides its body."""
 LIFETIME_NS = 1_200 * 10**9
 """Twice the template interval of Open vSwitch."""
 
@@ -60,7 +62,7 @@ class HeldSets:
     def hold(self, template_id: int, held: HeldSet) -> int:
         """Keep a set; returns how many sets had to go for it (itself among them where it is too large)."""
         exporter = held.session.domain.key[:2]
-        size = len(held.body) + 64
+        size = len(held.body) + _OVERHEAD
         gone = 0
         while self._by_exporter.get(exporter, 0) + size > MAX_EXPORTER_BYTES:
             oldest = next((p for p in self._piles if p[:2] == exporter), None)

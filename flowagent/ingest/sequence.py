@@ -108,10 +108,12 @@ class _Follower:
         if start[0] != self._high or bool((start[1:] != end[:-1]).any()):
             return False
         self._high = int(end[-1]) % _WRAP
-        self._remember(start)
+        self._remember(start, span)
         return True
 
-    def _remember(self, start: Array) -> None:
+    def _remember(self, start: Array, span: Array) -> None:
+        if not bool(span.all()):
+            start = start[span > 0]  # one without records (templates) has the number of the next
         self._recent = start[-_RECENT:] if len(start) >= _RECENT else np.concatenate([self._recent, start])[-_RECENT:]
 
     def _take(self, start: Array, ahead: Array, span: Array) -> None:
@@ -122,11 +124,11 @@ class _Follower:
         if bool(odd.any()):
             self.odd += int(np.count_nonzero(odd))
             if bool((ahead < due).any()):
-                received -= int(span[self._is_duplicate(start)].sum())
+                received -= int(span[span > 0][self._is_duplicate(start[span > 0])].sum())
         top = max(0, int(end.max()))
         self.missing += top - received
         self._high = (int(self._high or 0) + top) % _WRAP
-        self._remember(start)
+        self._remember(start, span)
 
     def _is_duplicate(self, start: Array) -> Array:
         order = np.argsort(start, kind="stable")

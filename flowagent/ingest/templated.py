@@ -294,23 +294,41 @@ class _Feed:
             self._pending = []
             rows, place = np.concatenate([rows, found[0]]), np.concatenate([place, found[1]])
             length, ids = np.concatenate([length, found[2]]), np.concatenate([ids, found[3]])
+            order = np.lexsort((place, rows))
+            rows, place, length, ids = rows[order], place[order], length[order], ids[order]
         if not len(rows):
             return
         session_of = self._session_of[rows]
         groups = group_rows([session_of, ids])
         batches = [np.sort(part) for part in np.split(groups.order, groups.starts[1:])]
-        # Options first: they may say how to read the rest.
-        for part in sorted(batches, key=lambda p: not self._is_options(p, session_of, ids)):
+        options = [part for part in batches if self._is_options(part, rows, session_of, ids)]
+        if options:
+            batches = self._in_turn(batches, np.concatenate(options), session_of)
+        for part in batches:
             session = self._sessions[int(session_of[part[0]])]
             sets = (rows[part], place[part], length[part])
             counts = self._decoder.decode_sets(self._data, self._header, session, int(ids[part[0]]), sets)
             np.add.at(self._counts, sets[0], np.maximum(counts, 0))
             self._counted[sets[0][counts < 0]] = False
 
-    def _is_options(self, part: Array, session_of: Array, ids: Array) -> bool:
-        domain = self._sessions[int(session_of[part[0]])].domain
-        known = domain.templates.get(int(ids[part[0]]))
-        return known is not None and known.template.is_options
+    def _in_turn(self, batches: list[Array], options: Array, session_of: Array) -> list[Array]:
+        """Options records say how to read what follows them: an exporter that sent some is decoded in its order."""
+        senders = [session.domain.key[:3] for session in self._sessions]
+        number = {sender: i for i, sender in enumerate(senders)}
+        sender_of = np.array([number[sender] for sender in senders])[session_of]
+        is_options = np.zeros(len(session_of), np.int64)
+        is_options[options] = 1
+        turn = np.zeros(len(session_of), np.int64)
+        for sender in np.unique(sender_of[options]):
+            mine = np.flatnonzero(sender_of == sender)
+            turn[mine] = 2 * np.cumsum(is_options[mine]) - is_options[mine]
+        parts = [p for part in batches for p in np.split(part, np.flatnonzero(np.diff(turn[part])) + 1)]
+        return sorted(parts, key=lambda part: int(turn[part[0]]))
+
+    def _is_options(self, part: Array, rows: Array, session_of: Array, ids: Array) -> bool:
+        session = self._sessions[int(session_of[part[0]])]
+        match = self._state.exporters.find(session, int(ids[part[0]]), int(self._header.received_ns[rows[part[-1]]]))
+        return match is not None and match.template.is_options
 
     def _follow_sequences(self) -> None:
         exporters = self._state.exporters

@@ -142,7 +142,7 @@ def _skip_fields(body: bytes, offset: int, count: int, version: int) -> int:
         end = offset
         for _ in range(count):
             if end >= len(body):
-                break
+                raise DecodeError("bad_template", "set ends inside a template")
             end += 8 if body[end] & 0x80 else 4
     if end > len(body):
         raise DecodeError("bad_template", "set ends inside a template")

@@ -87,25 +87,28 @@ class Agent:
         self._netns = netns
         self._process: subprocess.Popen | None = None
 
-    def start(self) -> Self:
+    def start(self, command: str = "run") -> Self:
         """Start it, again too; returns when it is ready."""
-        self.launch()
+        self.launch(command)
         until(self._ready_or_ended, "ready")
         assert self._process.poll() is None, self.log
         return self
 
-    def launch(self) -> subprocess.Popen:
+    def launch(self, command: str = "run") -> None:
         """Start it without waiting for anything."""
         self.write_config()
-        command = [sys.executable, "-m", "flowagent", "run", "-c", str(self.directory / "agent.yaml")]
+        words = [sys.executable, "-m", "flowagent", command, "-c", str(self.directory / "agent.yaml")]
         if self._netns is not None:
-            command = self._netns.command(*command)
+            words = self._netns.command(*words)
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
-        return self._process
+            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
 
     def write_config(self) -> None:
         (self.directory / "agent.yaml").write_text(yaml.safe_dump(self.config))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -113,7 +116,11 @@ class Agent:
     def stop(self) -> None:
         """SIGTERM; returns when it has drained and ended as it should."""
         self._process.terminate()
-        assert self._process.wait(15) == 0, self.log
+        assert self.exit_code() == 0, self.log
+
+    def exit_code(self) -> int:
+        """Wait until it ends."""
+        return self._process.wait(15)
 
     def kill(self) -> None:
         """SIGKILL, if it still runs."""
@@ -126,9 +133,9 @@ class Agent:
         """What it wrote to stderr so far."""
         return (self.directory / "log").read_text()
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, name: str = "rows.ndjson") -> list[dict[str, Any]]:
         """The rows in its file so far."""
-        file = self.directory / "rows.ndjson"
+        file = self.directory / name
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def metrics(self) -> Metrics:

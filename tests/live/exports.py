@@ -55,14 +55,17 @@ class Template(NamedTuple):
 
 
 def random_exports(version: int, seed: int, datagrams: int = 40) -> tuple[list[bytes], Sent]:
-    """Datagrams of NetFlow v9 or IPFIX (version 10) whose templates change in the middle."""
+    """Datagrams of NetFlow v9 or IPFIX (version 10) with new templates in the middle.
+
+    New ones have new numbers, as tshark does not take a changed template for an old number.
+    """
     rng = random.Random(seed)
     records, sums, payloads = 0, Sums(), []
     for number in range(datagrams):
         sets: list[Packet] = []
         count = 0
         if number in (0, datagrams // 2):
-            templates = [Template.draw(rng, 256 + i) for i in range(rng.randrange(2, 7))]
+            templates = [Template.draw(rng, 256 + 10 * number + i) for i in range(rng.randrange(2, 7))]
             sets.append(NetflowFlowsetV9(flowSetID=0 if version == 9 else 2, templates=[t.described() for t in templates]))
             count += len(templates)
         for template in rng.sample(templates, rng.randrange(1, len(templates) + 1)):
@@ -81,7 +84,8 @@ def _datagram(version: int, sets: list[Packet], count: int, number: int) -> byte
     if version == 9:
         packet = NetflowHeaderV9(count=count, sysUptime=3_600_000, unixSecs=now, packageSequence=number, SourceID=7)
     else:
-        packet = NetflowHeaderV10(ExportTime=now, ObservationDomainID=7)
+        length = 16 + sum(map(len, map(bytes, sets)))
+        packet = NetflowHeaderV10(length=length, ExportTime=now, ObservationDomainID=7)
     for one in sets:
         packet /= one
     return bytes(NetflowHeader(version=version) / packet)

@@ -1,6 +1,7 @@
 """`flowagent generate` as a process: synthetic exports, and the truth about them."""
 
 import json
+import socket
 import subprocess
 import sys
 from typing import NamedTuple
@@ -33,3 +34,23 @@ def parse(output: bytes) -> Sent:
     sent = json.loads(output)
     assert sent["errors"] == 0, sent
     return Sent(sent["records"], Sums(sent["packets"], sent["bytes"]), sent["datagrams"])
+
+
+def generated(**options: str | float) -> tuple[list[bytes], Sent]:
+    """The datagrams themselves, received by nobody else."""
+    datagrams = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+        collector.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        collector.bind(("127.0.0.1", 0))
+        collector.settimeout(0.1)
+        with subprocess.Popen(command(collector.getsockname()[1], **options), stdout=subprocess.PIPE) as process:
+            while True:
+                ended = process.poll() is not None
+                try:
+                    datagrams.append(collector.recv(65535))
+                except TimeoutError:
+                    if ended:
+                        break
+            sent = parse(process.stdout.read())
+    assert len(datagrams) == sent.datagrams
+    return datagrams, sent
