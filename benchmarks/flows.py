@@ -1,4 +1,4 @@
-"""What the benchmarks feed on, made without sockets: export datagrams, and records as the decoder makes them of them."""
+"""What the benchmarks feed on, made without sockets: export datagrams, and records as a decoder makes them of those."""
 
 import time
 from collections.abc import Iterator

@@ -85,7 +85,7 @@ def _row(case: Case, tried: list[Trial], sink: list[Trial]) -> dict[str, Any]:
         "records/s": int(case.rate),
         "receiver": case.receiver,
         "ns/record": median(t.ns_per_record for t in tried),
-        "× sink": median(t.ns_per_record / s.ns_per_record for t, s in zip(tried, sink, strict=True)),
+        "ratio to sink": median(t.ns_per_record / s.ns_per_record for t, s in zip(tried, sink, strict=True)),
         "loss %": 100 * median(t.loss for t in tried),
         "peak RSS MB": median(t.peak_rss_mb for t in tried),
     }

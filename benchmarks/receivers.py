@@ -63,7 +63,9 @@ class Agent:
         with urllib.request.urlopen(self._metrics, timeout=10) as answer:
             text = answer.read().decode()
         stop()
-        return sum(int(float(n)) for n in re.findall(r"^flowagent_ingest_records_total\{.*\} (\S+)$", text, re.M))
+        return sum(
+            int(float(n)) for n in re.findall(r"^flowagent_ingest_records_total\{.*\} (\S+)$", text, re.MULTILINE)
+        )
 
 
 class FiveTupleAgent(Agent):

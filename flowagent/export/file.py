@@ -108,6 +108,7 @@ class FileSink:
             data, length = self._unwritten
             self._put(data)
         except BrokenPipeError as error:
+            self._unwritten = None
             raise Rejected("closed", "nobody reads stdout any more") from error
         except OSError as error:
             raise Retry(f"cannot write {self._final or self._config.path}: {error.strerror}") from error

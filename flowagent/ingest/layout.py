@@ -49,69 +49,85 @@ class Piece(NamedTuple):
         return self.convert(records[..., self.offset : self.offset + self.length], head)
 
 
+class _Pieces(dict[str, list[Piece]]):
+    """The pieces of one direction by column; several for one column are alternatives, one for each IP version."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._time_ranks: dict[str, int] = {}
+
+    def place(self, key: tuple[int, int], offset: int, length: int, *, extras: bool) -> None:
+        """Add the field of an element; without `extras` only where it fills a canonical column."""
+        if key in TIMES:
+            self._place_time(key, offset, length)
+        elif key in ICMP_TYPE_CODE and length == 2:
+            self.setdefault("icmp_type", []).append(Piece(offset, 1, f.unsigned("u1")))
+            self.setdefault("icmp_code", []).append(Piece(offset + 1, 1, f.unsigned("u1")))
+        elif key == MPLS_TOP_LABEL and length >= 3:
+            self[self._free_name("mpls_label")] = [Piece(offset, length, f.mpls_label)]
+        elif key in COLUMN:
+            self._place_column(key, offset, length, extras=extras)
+        elif extras:
+            self._place_extra(extra_name(element(*key)), key, offset, length)
+
+    def _place_time(self, key: tuple[int, int], offset: int, length: int) -> None:
+        """The most exact of several elements for one moment stays."""
+        column, encoding = TIMES[key]
+        convert, rank = f.time_converter(encoding, length), _TIME_ORDER[key]
+        if convert is not None and rank < self._time_ranks.get(column, len(TIMES)):
+            self._time_ranks[column] = rank
+            self[column] = [Piece(offset, length, convert)]
+
+    def _place_column(self, key: tuple[int, int], offset: int, length: int, *, extras: bool) -> None:
+        name = COLUMN[key]
+        convert = _column_converter(name, length)
+        if convert is None:
+            return
+        if name not in self or COLUMNS[name].kind == "addr" or name in _EITHER_VERSION:
+            self.setdefault(name, []).append(Piece(offset, length, convert))
+        elif extras:
+            self._place_extra(name, key, offset, length)
+
+    def _place_extra(self, name: str, key: tuple[int, int], offset: int, length: int) -> None:
+        convert = f.converter(element(*key).type, length)
+        if convert is not None:
+            self[self._free_name(name)] = [Piece(offset, length, convert)]
+
+    def _free_name(self, name: str) -> str:
+        """Repeated elements keep their order: interfaceName, interfaceName_2 and so on."""
+        count, free = 1, name
+        while free in self:
+            count += 1
+            free = f"{name}_{count}"
+        return free
+
+
 class Layout:
     """Columns of the records of one template, given the length of every field."""
 
     def __init__(self, template: Template, lengths: Sequence[int], prefixes: Sequence[int]) -> None:
         """`lengths` and `prefixes`: each field's bytes, and how many bytes before it say its length."""
-        self._pieces: dict[str, list[Piece]] = {}
-        self._reverse: dict[str, list[Piece]] = {}
-        self._system_init: Piece | None = None
-        times: dict[tuple[bool, str], tuple[int, Piece]] = {}
+        self._pieces, self._reverse = _Pieces(), _Pieces()
         offset = 0
         for spec, length, prefix in zip(template.fields, lengths, prefixes, strict=True):
             offset += prefix
-            if length:
-                self._place(spec.pen, spec.id, offset, length, times)
+            if length and spec.pen == SCOPE_PEN:
+                self._place_scope(spec.id, offset, length)
+            elif length and spec.pen == REVERSE_PEN:
+                self._reverse.place((0, spec.id), offset, length, extras=False)
+            elif length:
+                self._pieces.place((spec.pen, spec.id), offset, length, extras=True)
             offset += length
         self.record_length = offset
-        for (reverse, column), (_, piece) in times.items():
-            (self._reverse if reverse else self._pieces)[column] = [piece]
+        boot = self._pieces.get(_SYSTEM_INIT)
+        self._system_init = boot[0] if boot else None
         self.names = frozenset(self._pieces)
         """Columns that these records can fill."""
 
-    def _place(
-        self, pen: int, number: int, offset: int, length: int, times: dict[tuple[bool, str], tuple[int, Piece]]
-    ) -> None:
-        if pen == SCOPE_PEN:
-            scope = f.converter("unsigned64", length)
-            if scope is not None:
-                self._pieces.setdefault(SCOPE_NAMES.get(number, f"scope{number}"), [Piece(offset, length, scope)])
-            return
-        reverse = pen == REVERSE_PEN
-        key = (0, number) if reverse else (pen, number)
-        pieces = self._reverse if reverse else self._pieces
-        e = element(*key)
-        if key in TIMES:
-            rank, (moment, encoding) = _TIME_ORDER[key], TIMES[key]
-            known = times.get((reverse, moment))
-            convert = f.time_converter(encoding, length)
-            if convert is not None and (known is None or rank < known[0]):
-                times[reverse, moment] = (rank, Piece(offset, length, convert))
-            return
-        if key in ICMP_TYPE_CODE and length == 2:
-            pieces.setdefault("icmp_type", []).append(Piece(offset, 1, f.unsigned("u1")))
-            pieces.setdefault("icmp_code", []).append(Piece(offset + 1, 1, f.unsigned("u1")))
-            return
-        if key == MPLS_TOP_LABEL and length >= 3:
-            pieces[_free_name("mpls_label", pieces)] = [Piece(offset, length, f.mpls_label)]
-            return
-        name = COLUMN.get(key)
-        convert = f.converter(e.type, length)
-        if convert is None:
-            return
-        piece = Piece(offset, length, convert)
-        if name is not None:
-            read = _column_converter(name, length)
-            if read is None:
-                return
-            if name not in pieces or COLUMNS[name].kind == "addr" or name in _EITHER_VERSION:
-                pieces.setdefault(name, []).append(Piece(offset, length, read))
-                return
-        if not reverse:
-            if e.name == _SYSTEM_INIT:
-                self._system_init = piece
-            pieces[_free_name(name or extra_name(e), pieces)] = [piece]
+    def _place_scope(self, number: int, offset: int, length: int) -> None:
+        convert = f.converter("unsigned64", length)
+        if convert is not None:
+            self._pieces.setdefault(SCOPE_NAMES.get(number, f"scope{number}"), [Piece(offset, length, convert)])
 
     def columns(self, records: Array, head: f.Head, wanted: Set[str] | None) -> dict[str, f.Values]:
         """Columns of `records`, uint8 (sets, records, record_length): those in `wanted`, all where it is None."""
@@ -181,16 +197,6 @@ def _column_converter(column: str, length: int) -> f.Converter | None:
     if kind == "mac":
         return f.unsigned("u8") if length == 6 else None
     return f.unsigned(COLUMNS[column].dtype) if length <= 8 else None
-
-
-def _free_name(name: str, taken: dict[str, list[Piece]]) -> str:
-    """Repeated elements keep their order: interfaceName, interfaceName_2 and so on."""
-    if name not in taken:
-        return name
-    count = 2
-    while f"{name}_{count}" in taken:
-        count += 1
-    return f"{name}_{count}"
 
 
 def _coalesce(values: f.Values | None, other: f.Values | None) -> f.Values | None:

@@ -4,8 +4,8 @@ import random
 import time
 from typing import NamedTuple
 
-from live.generate import Sent
 from live.agent import Sums
+from live.generate import Sent
 from scapy.layers.netflow import (
     NetflowDataflowsetV9,
     NetflowFlowsetV9,
@@ -20,8 +20,10 @@ from scapy.packet import Packet, Raw
 BYTES, PACKETS = 1, 2
 ADDRESSES = ([(8, 4), (12, 4)], [(27, 16), (28, 16)])
 """Elements and lengths, of IPv4 and IPv6."""
-OTHERS = ((4, 1), (5, 1), (6, 1), (7, 2), (9, 1), (10, 2), (10, 4), (11, 2), (13, 1), (14, 2), (14, 4), (16, 2), (16, 4),
-          (17, 2), (17, 4), (21, 4), (22, 4), (56, 6), (58, 2), (61, 1), (80, 6))  # fmt: skip
+OTHERS = (
+    (4, 1), (5, 1), (6, 1), (7, 2), (9, 1), (10, 2), (10, 4), (11, 2), (13, 1), (14, 2), (14, 4), (16, 2), (16, 4),
+    (17, 2), (17, 4), (21, 4), (22, 4), (56, 6), (58, 2), (61, 1), (80, 6),
+)  # fmt: skip
 """Elements that every decoder has known for long, in the lengths that they come in."""
 LARGEST = 1 << 31
 
@@ -66,7 +68,8 @@ def random_exports(version: int, seed: int, datagrams: int = 40) -> tuple[list[b
         count = 0
         if number in (0, datagrams // 2):
             templates = [Template.draw(rng, 256 + 10 * number + i) for i in range(rng.randrange(2, 7))]
-            sets.append(NetflowFlowsetV9(flowSetID=0 if version == 9 else 2, templates=[t.described() for t in templates]))
+            described = [template.described() for template in templates]
+            sets.append(NetflowFlowsetV9(flowSetID=0 if version == 9 else 2, templates=described))
             count += len(templates)
         for template in rng.sample(templates, rng.randrange(1, len(templates) + 1)):
             flows = [Sums(rng.randrange(1, LARGEST), rng.randrange(1, LARGEST)) for _ in range(rng.randrange(1, 6))]

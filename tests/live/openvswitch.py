@@ -1,6 +1,7 @@
 """Open vSwitch with its userspace datapath in a network namespace, and two hosts on its bridge."""
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ class OpenVSwitch:
     def _start(self) -> None:
         database, socket = self.directory / "conf.db", self.directory / "db.sock"
         files = {"OVS_RUNDIR": self.directory, "OVS_LOGDIR": self.directory, "OVS_DBDIR": self.directory}
-        environment = {name: str(path) for name, path in files.items()} | {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        environment = os.environ | {name: str(path) for name, path in files.items()}
         subprocess.run(["ovsdb-tool", "create", database, _SCHEMA], check=True, timeout=30)
         self.netns.start("ovsdb-server", database, f"--remote=punix:{socket}", env=environment)
         until(socket.exists, "ovsdb-server listens")
@@ -47,8 +48,8 @@ class OpenVSwitch:
         return self.netns.run("ovs-vsctl", *options, *command)
 
     def export(self, table: str, port: int, **settings: str | int) -> None:
-        """Let the bridge export by `NetFlow` or `IPFIX`; what it holds of an earlier exporter goes out first."""
-        self.vsctl("clear", "bridge", "br0", table.lower())
+        """Let the bridge export by `NetFlow` or `IPFIX` only; what it still holds for an earlier exporter goes there."""
+        self.vsctl("clear", "bridge", "br0", "netflow", "ipfix")
         columns = [f"{name}={value}" for name, value in settings.items()]
         row = ["--id=@exporter", "create", table, f'targets="127.0.0.1:{port}"', *columns]
         self.vsctl("--", "set", "bridge", "br0", f"{table.lower()}=@exporter", "--", *row)

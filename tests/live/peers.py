@@ -5,7 +5,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from live.agent import Sums
@@ -39,12 +39,13 @@ def tshark_reads(capture: Path) -> Sent:
     return Sent(len(packets), Sums(sum(packets), sum(octets)), len(lines))
 
 
-def nfdump_reads(datagrams: Iterable[bytes], directory: Path) -> Sent:
+def nfdump_reads(datagrams: Sequence[bytes], directory: Path) -> Sent:
     port = free_port(socket.SOCK_DGRAM)
     directory.mkdir()
     command = ["nfcapd", "-w", directory, "-b", "127.0.0.1", "-p", str(port), "-B", "4000000", "-t", "3600"]
+    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     with (
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as nfcapd,
+        subprocess.Popen(command, **quiet) as nfcapd,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as exporter,
     ):
         try:
@@ -54,9 +55,8 @@ def nfdump_reads(datagrams: Iterable[bytes], directory: Path) -> Sent:
             until(lambda: _unread(port) == 0, "nfcapd has read everything")
         finally:
             nfcapd.terminate()
-    summary = _output(["nfdump", "-R", str(directory), "-I"])
-    records, packets, octets = (int(re.search(rf"^{name}: (\d+)", summary, re.M)[1]) for name in ("Flows", "Packets", "Bytes"))
-    return Sent(records, Sums(packets, octets), len(list(datagrams)))
+    summary = dict(re.findall(r"^(\w+): (\d+)$", _output(["nfdump", "-R", str(directory), "-I"]), re.MULTILINE))
+    return Sent(int(summary["Flows"]), Sums(int(summary["Packets"]), int(summary["Bytes"])), len(datagrams))
 
 
 def _unread(port: int) -> int | None:
@@ -69,4 +69,5 @@ def _unread(port: int) -> int | None:
 
 
 def _output(command: list[str]) -> str:
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60, check=True).stdout
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True)
+    return done.stdout.decode()
