@@ -20,7 +20,7 @@ PARTS = {
 
 def main() -> None:
     options, parts, file = _arguments()
-    print(machine())
+    print(machine(), flush=True)
     tables = []
     for part in parts:
         table = importlib.import_module(f"benchmarks.{part}").run(options)

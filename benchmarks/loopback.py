@@ -122,19 +122,17 @@ def _search(case: Case, receiver: type[Receiver], sender: Sender, options: Optio
 
     Where none kept up, the last one tells how far down the search went.
     """
-    found = _tried(case, receiver, sender, options.seconds)
-    if found.kept_up():
-        return found, True
-    low, high = 0.0, found.rate
-    kept = None
-    for _ in range(2 if options.quick else STEPS):
-        rate = (low + high) / 2
-        found = _tried(case._replace(rate=rate), receiver, sender, options.seconds)
-        if found.kept_up():
-            low, kept = rate, found
-        else:
+    tried = [_tried(case, receiver, sender, options.seconds)]
+    if tried[0].kept_up():  # perhaps the sender can do more
+        tried.append(_tried(case, receiver, sender, options.seconds))
+    by_sender = tried[-1].kept_up()
+    high = tried[-1].rate
+    for _ in range(0 if by_sender else 2 if options.quick else STEPS):
+        rate = (max((t.rate for t in tried if t.kept_up()), default=0) + high) / 2
+        tried.append(_tried(case._replace(rate=rate), receiver, sender, options.seconds))
+        if not tried[-1].kept_up():
             high = rate
-    return kept or found, False
+    return max((t for t in tried if t.kept_up()), key=lambda t: t.rate, default=tried[-1]), by_sender
 
 
 def _tried(case: Case, receiver: type[Receiver], sender: Sender, seconds: float) -> Trial:

@@ -32,7 +32,8 @@ def cpu_ns(pid: int) -> int:
 def peak_rss(pid: int) -> float:
     """The most memory that a process had, in MB."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
+    if found is None:
+        raise ProcessLookupError(f"process {pid} has ended")
     return int(found[1]) * 1024 / 1e6
 
 

@@ -23,13 +23,16 @@ class _Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class _Mmsghdr(ctypes.Structure):
+class _Msghdr(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_void_p), ("namelen", ctypes.c_uint32),
         ("iov", ctypes.c_void_p), ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p), ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int), ("length", ctypes.c_uint),
+        ("control", ctypes.c_void_p), ("controllen", ctypes.c_size_t), ("flags", ctypes.c_int),
     )  # fmt: skip
+
+
+class _Mmsghdr(ctypes.Structure):
+    _fields_ = (("header", _Msghdr), ("length", ctypes.c_uint))
 
 
 def main() -> None:
@@ -57,7 +60,7 @@ def _receive(sock: socket.socket) -> int:
     iovecs, headers = (_Iovec * _SLOTS)(), (_Mmsghdr * _SLOTS)()
     for i in range(_SLOTS):
         iovecs[i].base, iovecs[i].length = ctypes.addressof(memory) + i * _SIZE, _SIZE
-        headers[i].iov, headers[i].iovlen = ctypes.addressof(iovecs[i]), 1
+        headers[i].header.iov, headers[i].header.iovlen = ctypes.addressof(iovecs[i]), 1
     receive = ctypes.CDLL(None, use_errno=True).recvmmsg
     total, fd = 0, sock.fileno()
     while not ended:

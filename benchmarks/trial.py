@@ -22,8 +22,8 @@ from benchmarks.process import (
 from benchmarks.receivers import Receiver
 from benchmarks.sender import Sender
 
-WARM_RATE = 100_000
-"""Records a second to warm up with, at most."""
+WARM_UP = 1.0
+"""Seconds of sending at the same rate before anything is measured, at most."""
 SETTLE = 0.25
 """Seconds after which whatever was taken from the socket is worked off."""
 _PATIENCE = 15.0
@@ -31,7 +31,7 @@ _PATIENCE = 15.0
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of it; figures are of the time after warming up."""
+    """What came of it; all but loss and memory is of the time after warming up."""
 
     rate: float
     """Records a second that were sent."""
@@ -59,7 +59,7 @@ def trial(make: type[Receiver], sender: Sender, rate: float, seconds: float) -> 
         with _running(receiver.command, directory) as (pid, stop):
             _until(lambda: queued_bytes(port) is not None, f"{receiver.command} to listen")
             time.sleep(SETTLE)
-            warm = sender.send(port, min(rate or WARM_RATE, WARM_RATE), min(1, seconds))
+            warm = sender.send(port, rate, min(WARM_UP, seconds))
             _drained(port)
             calibration = calibrate_receiver_cpu()
             before = cpu_ns(pid)
@@ -73,7 +73,7 @@ def trial(make: type[Receiver], sender: Sender, rate: float, seconds: float) -> 
         rate=sent.records / sent.seconds,
         seconds=sent.seconds,
         ns_per_record=used / sent.records,
-        loss=max(0, lost) / getattr(sent, receiver.unit),
+        loss=max(0, lost) / offered,
         drain=drain,
         peak_rss_mb=rss,
         calibration_ms=calibration,
@@ -94,7 +94,7 @@ def _running(command: list[str], directory: Path) -> Iterator[tuple[int, Callabl
 
     try:
         yield process.pid, stop
-    except (OSError, TimeoutError) as error:
+    except Exception as error:
         error.add_note(errors.read_text()[-1000:])
         raise
     finally:

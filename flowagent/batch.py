@@ -124,13 +124,22 @@ class Batch:
             return cls({})
         if len(batches) == 1:
             return batches[0]
-        length = sum(b.length for b in batches)
+        holders: dict[str, list[tuple[slice, Self]]] = {}
+        length = 0
+        for b in batches:
+            rows = slice(length, length + b.length)
+            length = rows.stop
+            for name in b.columns:
+                holders.setdefault(name, []).append((rows, b))
         columns: dict[str, Array] = {}
         valid: dict[str, Array] = {}
-        for name in dict.fromkeys(name for b in batches for name in b.columns):
-            columns[name] = _concat_column([b.columns.get(name) for b in batches], [b.length for b in batches])
-            if any(name not in b.columns or name in b.valid for b in batches):
-                valid[name] = np.concatenate([b.is_known(name) for b in batches])
+        for name, parts in holders.items():
+            whole = len(parts) == len(batches)
+            columns[name] = _concat_column([(rows, b.columns[name]) for rows, b in parts], length, whole=whole)
+            if not whole or any(name in b.valid for _, b in parts):
+                known = valid[name] = np.zeros(length, np.bool_)
+                for rows, b in parts:
+                    known[rows] = b.valid.get(name, True)
         return cls(columns, length, valid)
 
 
@@ -148,14 +157,16 @@ def constant(value: Any, length: int, dtype: npt.DTypeLike) -> Array:
     return column
 
 
-def _concat_column(parts: Sequence[Array | None], lengths: Sequence[int]) -> Array:
-    model = next(p for p in parts if p is not None)
-    if all(p is not None and is_constant(p) for p in parts):
-        firsts = np.stack([p[..., 0] for p in parts if p is not None])
+def _concat_column(parts: Sequence[tuple[slice, Array]], length: int, *, whole: bool) -> Array:
+    arrays = [values for _, values in parts]
+    model = arrays[0]
+    if whole and all(map(is_constant, arrays)):
+        firsts = np.stack([values[..., 0] for values in arrays])
         if bool((firsts == firsts[0]).all()):
-            return np.broadcast_to(model[..., :1], (*model.shape[:-1], sum(lengths)))
-    filled = [
-        p if p is not None else np.zeros((*model.shape[:-1], n), model.dtype)
-        for p, n in zip(parts, lengths, strict=True)
-    ]
-    return np.concatenate(filled, axis=-1)
+            return np.broadcast_to(model[..., :1], (*model.shape[:-1], length))
+    if whole:
+        return np.concatenate(arrays, axis=-1)
+    filled = np.zeros((*model.shape[:-1], length), np.result_type(*{values.dtype for values in arrays}))
+    for rows, values in parts:
+        filled[..., rows] = values
+    return filled

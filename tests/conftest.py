@@ -21,9 +21,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """
     needs = [need for marker in item.iter_markers("service") for need in marker.args]
     missing = [need for need in needs if not _there(need)]
-    if missing:
-        end = pytest.fail if os.environ.get("FLOWAGENT_REQUIRE_SERVICES") == "1" else pytest.skip
-        end(f"needs {', '.join(missing)}")
+    if not missing:
+        return
+    reason = f"needs {', '.join(missing)}"
+    if os.environ.get("FLOWAGENT_REQUIRE_SERVICES") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 @cache

@@ -20,6 +20,8 @@ _encoder = msgspec.json.Encoder()
 
 def json_lines(batch: Batch) -> bytes:
     """One JSON object a row in canonical names, each ended by a newline; unknown values are left out."""
+    if not batch.columns:
+        return b"{}\n" * len(batch)
     if not len(batch):
         return b""
     names = tuple(sorted(batch.columns, key=lambda name: _ORDER.get(name, len(_ORDER))))

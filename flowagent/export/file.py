@@ -7,6 +7,7 @@ in the path are the UTC time at which the file was begun.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import zlib
@@ -127,8 +128,9 @@ class FileSink:
             self._out.flush()
         except OSError:
             if self._raw is not None:
-                self._raw.truncate(start)
-                self._raw.seek(start)
+                with contextlib.suppress(OSError):  # a device or a pipe cannot be cut
+                    self._raw.truncate(start)
+                    self._raw.seek(start)
             raise
 
     def _due(self, now_ns: int) -> bool:

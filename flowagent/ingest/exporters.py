@@ -333,6 +333,7 @@ class Exporters:
             domain = self._domain(key)
             for number, count, scope, body, port, used_ns in saved["templates"]:
                 template = Template(number, key.version, count, scope, body)
+                _ = template.fields  # a damaged one fails here and not when it is used
                 self.define(Session(domain, port, Sequence(counts_records=True)), template, used_ns)
             for kind, number, rate in saved["rates"]:
                 self.set_rate(domain, (kind, number) if kind != "domain" else DOMAIN, float(rate))

@@ -224,7 +224,7 @@ class UdpSource:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             self._grow_buffer(sock, host, port)
             sock.bind((host, port))
-        except (OSError, ValueError) as error:  # ValueError: no name that could be looked up
+        except (OSError, ValueError, TypeError) as error:  # the last two: no name that could be looked up
             sock.close()
             raise ConfigError(
                 f"{self._ctx.name}.listen",

@@ -192,7 +192,8 @@ def test_beyond_the_budget_all_goes_to_other_and_totals_stay_exact():
     assert tuple(map(sum, zip(*found.values(), strict=True))) == (731, 8, 8)
     first = [text for text, _ in found if text != "other"]
     assert all(found[text, "6"][2] >= 1 for text in first)
-    assert family(c, "flow_series_folded").samples[()] == 4
+    # Which label sets came first within a batch is not said.
+    assert 3 <= family(c, "flow_series_folded").samples[()] <= 5
 
 
 def test_a_series_once_made_keeps_counting():
@@ -254,7 +255,7 @@ def to_batch(rows):
 
 @st.composite
 def batches(draw):
-    """Small counts take the dense path where only `proto` tells rows apart, large ones and addresses the general one."""
+    """Small counts take the dense path where only `proto` tells rows apart, others the general one."""
     counts = draw(st.sampled_from([st.integers(0, 10**6), st.integers(0, TOP)]))
     maybe = (lambda values: st.none() | values) if draw(st.booleans()) else (lambda values: values)
     row = st.fixed_dictionaries(

@@ -46,11 +46,10 @@ def one(name, value, dtype=None):
         ("sampling_source", 0, '"unknown"'),
         ("sampling_rate", 1000.0, "1000"),
         ("sampling_rate", 1.5, "1.5"),
-        ("weight", 2.0**60, "1152921504606846976"),
     ],
 )
 def test_every_kind(name, value, text):
-    assert one(name, value) in (text, text + ".0")
+    assert one(name, value) == text
 
 
 def test_text_and_opaque_bytes_of_extra_columns():
@@ -82,12 +81,15 @@ def test_golden_lines():
         },
         valid={"tcp_flags": np.array([False, True]), "start_ns": np.array([True, False])},
     )
-    assert json_lines(batch).decode().splitlines() == [
+    first = (
         '{"start_ns":1700000000000000000,"src_addr":"192.0.2.1","dst_addr":"198.51.100.9","proto":17,'
-        '"bytes":64,"packets":1,"ipClassOfService":7}',
+        '"bytes":64,"packets":1,"ipClassOfService":7}\n'
+    )
+    second = (
         '{"src_addr":"192.0.2.1","dst_addr":"2001:db8::9","proto":17,"bytes":1500,"packets":2,"tcp_flags":2,'
-        '"ipClassOfService":8}',
-    ]
+        '"ipClassOfService":8}\n'
+    )
+    assert json_lines(batch).decode() == first + second
 
 
 def test_nothing_is_nothing():
@@ -202,10 +204,8 @@ def test_every_line_equals_a_reference_row(table):
         if None in values:
             valid[name] = np.array([v is not None for v in values])
     n = len(next(iter(table.values())))
-    rows = [
-        {k: read(k, v) for k, v in json.loads(line).items()}
-        for line in json_lines(Batch(columns, n, valid)).splitlines()
-    ]
+    lines = json_lines(Batch(columns, n, valid)).splitlines()
+    rows = [{k: read(k, v) for k, v in json.loads(line).items()} for line in lines]
     expected = [
         {name: printed(name, values[i]) for name, values in table.items() if values[i] is not None} for i in range(n)
     ]
