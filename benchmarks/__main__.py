@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def main() -> None:
 
 def _arguments() -> tuple[Options, list[str], Path | None]:
     listing = "; ".join(f"{name}: {text}" for name, text in PARTS.items())
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Print how fast flowagent is.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Print how fast flowagent is: all of it takes 20 minutes, --quick one."
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure, default all. {listing}")
     parser.add_argument("--quick", action="store_true", help="fewer cases, shorter; figures are rough")
     parser.add_argument("--max", action="store_true", help="loopback: the highest rate without loss instead")
@@ -56,6 +59,7 @@ def _arguments() -> tuple[Options, list[str], Path | None]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit that ends the processes under way
     try:
         main()
     except KeyboardInterrupt:

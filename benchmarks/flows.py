@@ -9,24 +9,31 @@ from flowagent.addresses import V4_MAPPED
 from flowagent.batch import Array, Batch, constant
 from flowagent.generate import Settings, ovs, wire
 from flowagent.generate.ring import Ring
-from flowagent.generate.settings import Protocol
 from flowagent.generate.traffic import Traffic
 from flowagent.ingest.datagrams import Datagrams
 from flowagent.schema import COLUMNS, EXPORT_PROTOCOLS, FLOW_KEY
 
 KEYS = 100_000
 """Distinct 5-tuples, with the generator's Zipf popularity."""
+EXPORTS = {
+    "netflow5": Settings(protocol="netflow5", keys=KEYS),
+    "netflow9": Settings(protocol="netflow9", keys=KEYS, ipv6_share=0),
+    "ipfix": Settings(protocol="ipfix", keys=KEYS, ipv6_share=0),
+    "ipfix, IPv6 too": Settings(protocol="ipfix", keys=KEYS, ipv6_share=0.2),
+    "ovs": Settings(protocol="ovs", keys=KEYS),
+}
+"""Dense exports, one of them with two sets in each datagram, and one with a record a datagram."""
 _BUILDERS = {"netflow5": wire.netflow5, "netflow9": wire.netflow9, "ipfix": wire.ipfix, "ovs": ovs.export}
 _EXPORTER = V4_MAPPED | 0x7F000001
 
 
 class Export:
-    """The endless export of one protocol."""
+    """One of `EXPORTS`, without end."""
 
-    def __init__(self, protocol: Protocol) -> None:
-        settings = Settings(protocol=protocol, keys=KEYS)
+    def __init__(self, name: str) -> None:
+        settings = EXPORTS[name]
         boot_ms = time.clock_gettime_ns(time.CLOCK_REALTIME) // 1_000_000 - 86_400_000
-        made = _BUILDERS[protocol](settings, np.random.default_rng(settings.seed), boot_ms)
+        made = _BUILDERS[settings.protocol](settings, np.random.default_rng(settings.seed), boot_ms)
         self._data, self._templates, self._sequence = made.data, made.templates, made.first_sequence
         self.records_per_datagram = int(made.data.sums[1, 1])
 

@@ -5,20 +5,21 @@ import os
 import sys
 from collections.abc import Iterator
 from statistics import median
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from benchmarks.flows import KEYS
+from benchmarks.flows import EXPORTS, KEYS
 from benchmarks.options import Options
 from benchmarks.process import SENDER_CPU
 from benchmarks.receivers import BUFFER, Receiver, receivers
 from benchmarks.sender import Sender
 from benchmarks.table import Table
 from benchmarks.trial import Trial, trial
-from flowagent.generate.settings import Protocol
 
-RATES = (100_000, 400_000, 1_000_000)
-OVS_RATES = (100_000,)
-"""One record a datagram: each costs a datagram's price."""
+RATES = dict.fromkeys(EXPORTS, (100_000, 400_000, 1_000_000)) | {
+    "ipfix, IPv6 too": (400_000,),
+    "ovs": (100_000,),  # each record costs a datagram's price
+}
+QUICK_RATES = dict.fromkeys(EXPORTS, (400_000,)) | {"ovs": (100_000,)}
 STEPS = 6
 """Bisections for the highest rate."""
 
@@ -26,7 +27,7 @@ STEPS = 6
 class Case(NamedTuple):
     """What a row of a table is about."""
 
-    protocol: str
+    export: str
     rate: float
     receiver: str
 
@@ -34,7 +35,7 @@ class Case(NamedTuple):
 def run(options: Options) -> Table:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_on_sender_cpu())
-        senders = [stack.enter_context(Sender(protocol)) for protocol in get_args(Protocol)]
+        senders = [stack.enter_context(Sender(name)) for name in EXPORTS]
         table = _highest(options, senders) if options.maximum else _fixed(options, senders)
     table.notes.insert(
         0,
@@ -61,9 +62,9 @@ def _fixed(options: Options, senders: list[Sender]) -> Table:
     table = Table("End to end over loopback")
     for number in range(options.rounds):
         for sender in senders:
-            for rate in _rates(sender.protocol, quick=options.quick):
+            for rate in (QUICK_RATES if options.quick else RATES)[sender.export]:
                 for name, receiver in receivers().items():
-                    case = Case(sender.protocol, rate, name)
+                    case = Case(sender.export, rate, name)
                     trials.setdefault(case, []).append(_tried(case, receiver, sender, options.seconds))
         table.calibration_ms.append(median(t[number].calibration_ms for t in trials.values()))
     table.rows = [_row(case, tried, trials[case._replace(receiver="sink")]) for case, tried in trials.items()]
@@ -73,15 +74,9 @@ def _fixed(options: Options, senders: list[Sender]) -> Table:
     return table
 
 
-def _rates(protocol: str, *, quick: bool) -> tuple[int, ...]:
-    if protocol == "ovs":
-        return OVS_RATES
-    return RATES[1:2] if quick else RATES
-
-
 def _row(case: Case, tried: list[Trial], sink: list[Trial]) -> dict[str, Any]:
     return {
-        "protocol": case.protocol,
+        "export": case.export,
         "records/s": int(case.rate),
         "receiver": case.receiver,
         "ns/record": median(t.ns_per_record for t in tried),
@@ -99,7 +94,7 @@ def _highest(options: Options, senders: list[Sender]) -> Table:
     for number in range(options.rounds):
         for sender in senders:
             for name, receiver in receivers().items():
-                case = Case(sender.protocol, 0, name)
+                case = Case(sender.export, 0, name)
                 found, by_sender = _search(case, receiver, sender, options)
                 best.setdefault(case, []).append(found)
                 if by_sender:
@@ -107,7 +102,7 @@ def _highest(options: Options, senders: list[Sender]) -> Table:
         table.calibration_ms.append(median(t[number].calibration_ms for t in best.values()))
     for case, tried in best.items():
         table.rows.append({
-            "protocol": case.protocol,
+            "export": case.export,
             "receiver": case.receiver,
             "records/s": median(t.rate for t in tried),
             "limited by": "sender" if case in limited else "receiver",
@@ -139,7 +134,7 @@ def _tried(case: Case, receiver: type[Receiver], sender: Sender, seconds: float)
     """Try, and say so where progress belongs."""
     done = trial(receiver, sender, case.rate, seconds)
     sys.stderr.write(
-        f"{case.protocol:9} {case.receiver:18} {done.rate:11,.0f}/s {done.ns_per_record:6.0f} ns/record "
+        f"{case.export:15} {case.receiver:18} {done.rate:11,.0f}/s {done.ns_per_record:6.0f} ns/record "
         f"loss {100 * done.loss:.3f} % drained {done.drain:.2f} s {done.peak_rss_mb:4.0f} MB "
         f"calibration {done.calibration_ms:.1f} ms\n"
     )

@@ -25,6 +25,9 @@ class Receiver(Protocol):
     unit: str
     """What it counts: `datagrams` or `records`."""
 
+    def __init__(self, directory: Path, port: int) -> None:
+        """Prepare; nothing runs yet."""
+
     def received(self, stop: Callable[[], str]) -> int:
         """How much came in all; calls `stop`, which ends the process and returns what it printed."""
 

@@ -1,6 +1,6 @@
 """A sender as a process of its own, so that the receiver has its core for itself.
 
-    python -m benchmarks.sender PROTOCOL
+    python -m benchmarks.sender EXPORT
 
 Reads lines with port, records a second and seconds, does as they say, and
 answers each with a line of JSON that says what was sent.
@@ -12,18 +12,18 @@ from typing import Self
 
 import msgspec
 
-from benchmarks.flows import KEYS
+from benchmarks.flows import EXPORTS
 from benchmarks.process import SENDER_CPU, spawn
 from flowagent.clock import SystemClock
-from flowagent.generate import Exporter, Sent, Settings
+from flowagent.generate import Exporter, Sent
 
 
 class Sender:
     """The other end of such a process; ends it on leaving `with`."""
 
-    def __init__(self, protocol: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.sender", protocol]
-        self.protocol = protocol
+    def __init__(self, export: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.sender", export]
+        self.export = export
         self._process = spawn(command, SENDER_CPU, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def send(self, port: int, rate: float, seconds: float) -> Sent:
@@ -43,7 +43,7 @@ class Sender:
 
 
 def main() -> None:
-    exporter = Exporter(Settings(protocol=sys.argv[1], keys=KEYS), SystemClock())
+    exporter = Exporter(EXPORTS[sys.argv[1]], SystemClock())
     for line in sys.stdin:
         port, rate, seconds = line.split()
         target = f"127.0.0.1:{port}"

@@ -28,12 +28,12 @@ def test_prints_a_table_and_writes_its_numbers(tmp_path):
     assert document["tables"][0]["calibration_ms"][0] > 0
 
 
-@pytest.mark.parametrize("protocol", ["netflow5", "netflow9", "ipfix", "ovs"])
-def test_an_export_made_without_sockets_is_decoded_whole(protocol):
+@pytest.mark.parametrize("name", ["netflow5", "netflow9", "ipfix", "ipfix, IPv6 too", "ovs"])
+def test_an_export_made_without_sockets_is_decoded_whole(name):
     from benchmarks.flows import Export
     from flowagent.ingest.decoder import Decoder
 
-    export, decoder = Export(protocol), Decoder()
+    export, decoder = Export(name), Decoder()
     for datagrams in (*export.templates(), export.take(64), export.take(64)):
         batch = decoder.feed(datagrams)
     assert len(batch) == 64 * export.records_per_datagram

@@ -26,6 +26,7 @@ class Ipfix(TemplatedDecoder):
             # What is there is decoded all the same.
             self.state.stats.error(self.protocol, "bad_message_length", wrong)
         return Header(
+            exporter=datagrams.exporter[:, rows],
             domain=numbers(heads, 12, 4),
             export_ns=numbers(heads, 4, 4) * 1_000_000_000,
             uptime_ms=None,

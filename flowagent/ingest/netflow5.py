@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowagent.batch import Array
+from flowagent.batch import Array, constant
 from flowagent.grouping import group_rows
 from flowagent.ingest import fields as f
 from flowagent.ingest.datagrams import Datagrams, gather, numbers
 from flowagent.ingest.exporters import DomainKey, Session
 from flowagent.ingest.fields import Values
-from flowagent.ingest.options import constant_sampling
-from flowagent.ingest.state import State, origin_columns
+from flowagent.ingest.options import Sampling, constant_sampling
+from flowagent.ingest.state import State, protocol_column
 from flowagent.ingest.stats import PROTOCOL_OF_VERSION
 from flowagent.schema import COLUMNS, SAMPLING_SOURCES
 
@@ -110,7 +110,10 @@ class NetFlow5:
                 times = f.uptime(records[..., offset : offset + 4], head)
                 if times is not None:
                     columns[name] = times
-        columns.update(origin_columns(session.domain, protocol, n))
+        key = session.domain.key
+        columns["exporter"] = Values(constant((key.high, key.low), n, np.uint64))
+        columns["observation_domain"] = Values(constant(key.domain, n, np.uint32))
+        columns["export_protocol"] = protocol_column(protocol, n)
         columns.update(self._sampling(session, n, sampling))
         if state.wants("received_ns"):
             columns["received_ns"] = Values(np.repeat(datagrams.received_ns[rows], count))
@@ -124,6 +127,6 @@ class NetFlow5:
     def _sampling(self, session: Session, n: int, rate: int) -> dict[str, Values]:
         override = self._state.exporters.override(session.domain)
         if override is not None:
-            return constant_sampling(self._state, n, override, SAMPLING_SOURCES.index("config"))
+            return constant_sampling(self._state, n, Sampling(override, SAMPLING_SOURCES.index("config")))
         source = SAMPLING_SOURCES.index("wire" if rate else "unknown")
-        return constant_sampling(self._state, n, rate or None, source)
+        return constant_sampling(self._state, n, Sampling(rate or None, source))

@@ -21,6 +21,7 @@ class NetFlow9(TemplatedDecoder):
     def header(self, datagrams: Datagrams, rows: Array) -> Header:
         heads, at = datagrams.heads(rows, self.header_size), datagrams.offset[rows]
         return Header(
+            exporter=datagrams.exporter[:, rows],
             domain=numbers(heads, 16, 4),
             export_ns=numbers(heads, 8, 4) * 1_000_000_000,
             uptime_ms=numbers(heads, 4, 4),

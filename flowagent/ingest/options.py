@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,16 +52,29 @@ def learn(exporters: Exporters, domain: Domain, records: Records, head: Head) ->
     return changed
 
 
-def sampling_columns(
-    state: State, domain: Domain, records: Records, head: Head, template: Template
-) -> dict[str, Values]:
-    """The columns sampling_rate and sampling_source of flow records."""
-    n = records.total
-    override = state.exporters.override(domain)
+class Sampling(NamedTuple):
+    """A rate (None where unknown) and an index into SAMPLING_SOURCES."""
+
+    rate: float | None
+    source: int
+
+
+def domain_sampling(exporters: Exporters, domain: Domain, template: Template) -> Sampling | None:
+    """The sampling of all records of a template; None where records may differ."""
+    override = exporters.override(domain)
     if override is not None:
-        return constant_sampling(state, n, override, _CONFIG)
+        return Sampling(override, _CONFIG)
     if template.is_ovs:
-        return constant_sampling(state, n, None, _PRESCALED)
+        return Sampling(None, _PRESCALED)
+    rates = exporters.rates(domain)
+    if template.says_sampling or not rates.keys() <= {DOMAIN}:
+        return None
+    default = rates.get(DOMAIN)
+    return Sampling(default, _WIRE if default is not None else _UNKNOWN)
+
+
+def row_sampling(state: State, domain: Domain, records: Records, head: Head) -> dict[str, Values]:
+    """The columns sampling_rate and sampling_source where records may differ."""
     names = records.layout.names
     own = tuple(name for name in RATE_ELEMENTS if name in names)
     if own:
@@ -68,8 +82,8 @@ def sampling_columns(
     rates = state.exporters.rates(domain)
     default = rates.get(DOMAIN)
     scoped = tuple(name for name in (*SELECTOR_ELEMENTS, "in_if") if name in names)
-    if not scoped or rates.keys() <= {DOMAIN}:
-        return constant_sampling(state, n, default, _WIRE if default is not None else _UNKNOWN)
+    if not scoped:
+        return constant_sampling(state, records.total, Sampling(default, _WIRE if default is not None else _UNKNOWN))
 
     def look_up(fields: Mapping[str, float]) -> float | None:
         selectors = [rates.get(("selector", int(fields[name]))) for name in SELECTOR_ELEMENTS if name in fields]
@@ -79,12 +93,12 @@ def sampling_columns(
     return _by_row(state, records, head, scoped, look_up)
 
 
-def constant_sampling(state: State, n: int, rate: float | None, source: int) -> dict[str, Values]:
-    """The two columns where one rate holds for all rows; None where it is unknown."""
-    state.stats.sampling[SAMPLING_SOURCES[source]] += n
-    columns = {"sampling_source": Values(constant(source, n, np.uint8))}
-    if rate is not None:
-        columns["sampling_rate"] = Values(constant(rate, n, np.float64))
+def constant_sampling(state: State, n: int, sampling: Sampling) -> dict[str, Values]:
+    """The two columns where one rate holds for all rows."""
+    state.stats.sampling[SAMPLING_SOURCES[sampling.source]] += n
+    columns = {"sampling_source": Values(constant(sampling.source, n, np.uint8))}
+    if sampling.rate is not None:
+        columns["sampling_rate"] = Values(constant(sampling.rate, n, np.float64))
     return columns
 
 

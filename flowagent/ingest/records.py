@@ -24,6 +24,18 @@ _PADDING = 3
 """A set may end in up to this many bytes of padding (RFC 7011, section 3.3.1)."""
 
 
+class Sets(NamedTuple):
+    """Data sets: `rows` (sets,) their datagrams, `offset` and `length` (sets,) int64 where their bodies lie."""
+
+    rows: Array
+    offset: Array
+    length: Array
+
+    def take(self, which: Array) -> Sets:
+        """Some of them, by position or bool mask."""
+        return Sets(self.rows[which], self.offset[which], self.length[which])
+
+
 class Records(NamedTuple):
     """Records of one layout.
 

@@ -82,6 +82,8 @@ class _Follower:
         self._recent = np.zeros(0, np.int64)
 
     def follow(self, sequence: Array, counts: Array, counted: Array) -> None:
+        if len(sequence) == 1 and bool(counted[0]) and self._follow_one(int(sequence[0]), int(counts[0])):
+            return
         start, span = self._spans(sequence, counts, counted)
         before = self.missing
         if self._high is not None and self._in_order(start, span):
@@ -101,6 +103,18 @@ class _Follower:
             start, span = start[n:], span[n:]
         # A gap seen only now may still be filled by a datagram on its way.
         self.settled = max(self.settled, min(before, self.missing))
+
+    def _follow_one(self, sequence: int, count: int) -> bool:
+        """The case of hundreds of exporters with a datagram each: in order, without arrays."""
+        start = (sequence - count) % _WRAP if self.rule == "including" else sequence
+        if start != self._high or self._last is None:
+            return False
+        span = 1 if self.rule == "datagrams" else count
+        self._high = (start + span) % _WRAP
+        self._last = sequence
+        self._remember(np.array([start]), np.array([span]))
+        self.settled = max(self.settled, self.missing)
+        return True
 
     def _in_order(self, start: Array, span: Array) -> bool:
         """The usual case, without the bookkeeping: every datagram begins where the one before ended."""
@@ -139,6 +153,7 @@ class _Follower:
     def _spans(self, sequence: Array, counts: Array, counted: Array) -> tuple[Array, Array]:
         """First unit and number of units of each datagram; one with an unknown count reaches to its neighbour."""
         if self.rule == "datagrams":
+            self._last = int(sequence[-1])
             return sequence, np.ones_like(sequence)
         unknown = not bool(counted.all())
         if self.rule == "before":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flowagent.batch import Array, Batch, constant
-from flowagent.ingest.exporters import Domain, Exporters
+from flowagent.ingest.exporters import Exporters
 from flowagent.ingest.fields import Values
 from flowagent.ingest.held import HeldSets
 from flowagent.ingest.stats import Stats
@@ -53,10 +53,6 @@ class State:
         return batch
 
 
-def origin_columns(domain: Domain, protocol: str, length: int) -> dict[str, Values]:
-    """Who exported the rows; constant, so they cost nothing until somebody changes them."""
-    return {
-        "exporter": Values(constant((domain.key.high, domain.key.low), length, np.uint64)),
-        "observation_domain": Values(constant(domain.key.domain, length, np.uint32)),
-        "export_protocol": Values(constant(EXPORT_PROTOCOLS.index(protocol), length, np.uint8)),
-    }
+def protocol_column(protocol: str, length: int) -> Values:
+    """The column export_protocol."""
+    return Values(constant(EXPORT_PROTOCOLS.index(protocol), length, np.uint8))

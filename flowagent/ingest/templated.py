@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,9 @@ from flowagent.ingest.datagrams import Datagrams, gather, numbers
 from flowagent.ingest.exporters import Domain, DomainKey, Session
 from flowagent.ingest.fields import Head, Values
 from flowagent.ingest.held import HeldSet
-from flowagent.ingest.options import learn, sampling_columns
-from flowagent.ingest.records import Cut, Records, cut_records
-from flowagent.ingest.state import State, origin_columns
+from flowagent.ingest.options import Sampling, constant_sampling, domain_sampling, learn, row_sampling
+from flowagent.ingest.records import Cut, Records, Sets, cut_records
+from flowagent.ingest.state import State, protocol_column
 from flowagent.ingest.templates import Template, parse_template_set
 
 
@@ -32,9 +32,11 @@ class Header:
     """What the datagrams' headers say; arrays (k,) int64.
 
     `body` and `end` are the places in the buffer where the sets begin and end;
-    `uptime_ms` is None where the protocol has none; `order` sorts rows.
+    `uptime_ms` is None where the protocol has none; `order` sorts rows;
+    `exporter` is (2, k) uint64.
     """
 
+    exporter: Array
     domain: Array
     export_ns: Array
     uptime_ms: Array | None
@@ -44,10 +46,23 @@ class Header:
     received_ns: Array
     order: Array
 
-    def head(self, rows: Array, domain: Domain) -> Head:
+    def head(self, rows: Array, system_init_ns: int | None) -> Head:
         """What the converters of fields need of these datagrams."""
         uptime = self.uptime_ms[rows][:, None] if self.uptime_ms is not None else None
-        return Head(self.export_ns[rows][:, None], uptime, domain.system_init_ns)
+        return Head(self.export_ns[rows][:, None], uptime, system_init_ns)
+
+
+class Cohort(NamedTuple):
+    """Sets that are read alike, whoever sent them: hundreds of exporters with one template are decoded at once.
+
+    `domain` is their domain where it matters for how they are read, else None.
+    """
+
+    template: Template
+    exact: bool
+    system_init_ns: int | None
+    sampling: Sampling | None
+    domain: Domain | None
 
 
 class TemplatedDecoder:
@@ -77,57 +92,64 @@ class TemplatedDecoder:
         if len(rows):
             _Feed(self, datagrams, rows).run()
 
-    def decode_sets(
-        self, data: Array, header: Header, session: Session, template_id: int, sets: tuple[Array, Array, Array]
-    ) -> Array:
-        """Decode data sets of one session and id; `sets`: datagram, place and bytes of each set's body.
-
-        Returns (sets,) int64: the records in each, -1 where that is not known.
-        """
-        rows, offset, length = sets
-        state = self.state
-        match = state.exporters.find(session, template_id, int(header.received_ns[rows[-1]]))
+    def cohort(self, session: Session, template_id: int, now_ns: int) -> Cohort | None:
+        """How the sets of a session under a template id are to be read; None where the template is not known."""
+        match = self.state.exporters.find(session, template_id, now_ns)
         if match is None:
-            self._hold(data, header, session, template_id, sets)
-            return np.full(len(rows), -1, np.int64)
-        cut = cut_records(data, offset, length, match.template)
-        if match.exact:
-            misfit = cut.misfit
-            if bool(misfit.any()):
-                self._hold(data, header, session, template_id, (rows[misfit], offset[misfit], length[misfit]))
-                counts = np.full(len(rows), -1, np.int64)
-                fits = ~misfit
-                if bool(fits.any()):
-                    fit_sets = (rows[fits], offset[fits], length[fits])
-                    counts[fits] = self.decode_sets(data, header, session, template_id, fit_sets)
-                return counts
-        else:
-            wrong = int((cut.overrun & (length > 0)).sum())
-            if wrong:
-                reason = "zero_length_template" if match.template.min_length == 0 else "bad_record_length"
-                state.stats.error(self.protocol, reason, wrong)
-        self._take(cut, header, session, match.template, rows)
-        return cut.counts
+            return None
+        domain, template = session.domain, match.template
+        if template.is_options:
+            return Cohort(template, match.exact, domain.system_init_ns, None, domain)
+        sampling = domain_sampling(self.state.exporters, domain, template)
+        return Cohort(template, match.exact, domain.system_init_ns, sampling, None if sampling else domain)
 
-    def _take(self, cut: Cut, header: Header, session: Session, template: Template, rows: Array) -> None:
+    def decode_sets(self, data: Array, header: Header, cohort: Cohort, sets: Sets) -> tuple[Array, Array]:
+        """Decode data sets of one cohort.
+
+        Returns (sets,) int64, the records in each, and (sets,) bool, those that
+        were not decoded because the template does not fit them.
+        """
+        cut = cut_records(data, sets.offset, sets.length, cohort.template)
+        if not cohort.exact:
+            wrong = int((cut.overrun & (sets.length > 0)).sum())
+            if wrong:
+                reason = "zero_length_template" if cohort.template.min_length == 0 else "bad_record_length"
+                self.state.stats.error(self.protocol, reason, wrong)
+            self._take(cut, header, cohort, sets.rows)
+            return cut.counts, np.zeros(len(sets.rows), np.bool_)
+        misfit = cut.misfit
+        if bool(misfit.any()):
+            fitting = sets.take(~misfit)
+            if len(fitting.rows):
+                self._take(
+                    cut_records(data, fitting.offset, fitting.length, cohort.template), header, cohort, fitting.rows
+                )
+        else:
+            self._take(cut, header, cohort, sets.rows)
+        return cut.counts, misfit
+
+    def _take(self, cut: Cut, header: Header, cohort: Cohort, rows: Array) -> None:
         for records in cut.records:
             where = rows[records.sets]
-            head = header.head(where, session.domain)
-            if template.is_options:
+            head = header.head(where, cohort.system_init_ns)
+            if cohort.template.is_options:
+                assert cohort.domain is not None
                 self.state.stats.options_records += records.total
-                if learn(self.state.exporters, session.domain, records, head):
+                if learn(self.state.exporters, cohort.domain, records, head):
                     self.state.exporters.changed += 1
             else:
-                session.records += records.total
-                self._flows(records, header, head, session, template, where)
+                self._flows(records, header, head, cohort, where)
 
-    def _flows(
-        self, records: Records, header: Header, head: Head, session: Session, template: Template, rows: Array
-    ) -> None:
+    def _flows(self, records: Records, header: Header, head: Head, cohort: Cohort, rows: Array) -> None:
         state, per_row = self.state, records.bytes.shape[1]
         columns = records.layout.columns(records.bytes, head, state.wanted)
-        columns.update(origin_columns(session.domain, self.protocol, records.total))
-        columns.update(sampling_columns(state, session.domain, records, head, template))
+        columns["exporter"] = Values(_spread(header.exporter[:, rows], per_row))
+        columns["observation_domain"] = Values(_spread(header.domain[rows].astype(np.uint32), per_row))
+        columns["export_protocol"] = protocol_column(self.protocol, records.total)
+        if cohort.sampling is not None:
+            columns.update(constant_sampling(state, records.total, cohort.sampling))
+        elif cohort.domain is not None:
+            columns.update(row_sampling(state, cohort.domain, records, head))
         if state.wants("received_ns"):
             columns["received_ns"] = Values(_spread(header.received_ns[rows], per_row))
         if state.wants("sequence"):
@@ -160,11 +182,10 @@ class TemplatedDecoder:
         }
         self.state.add(self.protocol, picked, len(rows), order[rows] + 1 if order is not None else None)
 
-    def _hold(
-        self, data: Array, header: Header, session: Session, template_id: int, sets: tuple[Array, Array, Array]
-    ) -> None:
+    def hold(self, data: Array, header: Header, session: Session, template_id: int, sets: Sets) -> None:
+        """Put sets aside until their template comes."""
         stats = self.state.stats
-        for row, offset, length in zip(*(a.tolist() for a in sets), strict=True):
+        for row, offset, length in zip(sets.rows.tolist(), sets.offset.tolist(), sets.length.tolist(), strict=True):
             held = HeldSet(
                 session=session,
                 body=data[offset : offset + length].tobytes(),
@@ -178,29 +199,39 @@ class TemplatedDecoder:
 
     def release(self, session: Session, template_id: int, order: int) -> None:
         """A template came: decode the sets that waited for it."""
-        waiting = self.state.held.release(session, template_id)
-        groups: dict[int, list[HeldSet]] = {}
-        for held in waiting:
-            groups.setdefault(id(held.session), []).append(held)
-        for sets in groups.values():
-            length = np.array([len(s.body) for s in sets], np.int64)
-            place = np.cumsum(length) - length
-            header = Header(
-                domain=np.zeros(len(sets), np.int64),
-                export_ns=np.array([s.export_ns for s in sets], np.int64),
-                uptime_ms=np.array([s.uptime_ms for s in sets], np.int64) if self.version == 9 else None,
-                sequence=np.array([s.sequence for s in sets], np.int64),
-                body=np.zeros(len(sets), np.int64),
-                end=length,
-                received_ns=np.array([s.received_ns for s in sets], np.int64),
-                order=np.full(len(sets), order, np.int64),
-            )
-            data = np.frombuffer(b"".join(s.body for s in sets) + bytes(8), np.uint8)
-            before = self.state.stats.held
-            self.decode_sets(data, header, sets[0].session, template_id, (np.arange(len(sets)), place, length))
-            again = self.state.stats.held - before
-            self.state.stats.held = before
-            self.state.stats.replayed += len(sets) - again
+        stats = self.state.stats
+        groups: dict[Session, list[HeldSet]] = {}
+        for held in self.state.held.release(session, template_id):
+            groups.setdefault(held.session, []).append(held)
+        for sender, waiting in groups.items():
+            header, data, sets = _held_sets(waiting, self.version, order)
+            cohort = self.cohort(sender, template_id, waiting[-1].received_ns)
+            assert cohort is not None
+            _, misfit = self.decode_sets(data, header, cohort, sets)
+            stats.replayed += int((~misfit).sum())
+            if bool(misfit.any()):
+                stats.held -= int(misfit.sum())  # they are counted already
+                self.hold(data, header, sender, template_id, sets.take(misfit))
+
+
+def _held_sets(waiting: list[HeldSet], version: int, order: int) -> tuple[Header, Array, Sets]:
+    """Held sets of one session as if they had just come, in a buffer of their own."""
+    k = len(waiting)
+    length = np.array([len(s.body) for s in waiting], np.int64)
+    key = waiting[0].session.domain.key
+    header = Header(
+        exporter=constant((key.high, key.low), k, np.uint64),
+        domain=constant(key.domain, k, np.int64),
+        export_ns=np.array([s.export_ns for s in waiting], np.int64),
+        uptime_ms=np.array([s.uptime_ms for s in waiting], np.int64) if version == 9 else None,
+        sequence=np.array([s.sequence for s in waiting], np.int64),
+        body=np.zeros(k, np.int64),
+        end=length,
+        received_ns=np.array([s.received_ns for s in waiting], np.int64),
+        order=np.full(k, order, np.int64),
+    )
+    data = np.frombuffer(b"".join(s.body for s in waiting) or bytes(1), np.uint8)
+    return header, data, Sets(np.arange(k), np.cumsum(length) - length, length)
 
 
 class _Feed:
@@ -217,6 +248,7 @@ class _Feed:
         self._counted = np.ones(len(rows), np.bool_)
         self._sessions, self._session_of = self._find_sessions(rows)
         self._pending: list[tuple[int, int, int, int]] = []  # datagram, place, bytes, set id
+        self._pending_ids: set[tuple[int, int, int]] = set()  # exporter address and set id of the same
 
     def run(self) -> None:
         header, data = self._header, self._data
@@ -258,6 +290,7 @@ class _Feed:
                 return
             if set_id >= 256:
                 self._pending.append((row, place + 4, length - 4, set_id))
+                self._pending_ids.add((*self._sessions[int(self._session_of[row])].domain.key[:2], set_id))
             elif set_id in (decoder.template_set, decoder.options_set):
                 self._templates(row, place + 4, length - 4, options=set_id == decoder.options_set)
             else:
@@ -274,12 +307,23 @@ class _Feed:
                 state.stats.templates += 1
                 state.stats.options_templates += options
                 known = session.domain.templates.get(template.id)
-                if known is None or known.template != template:
+                if (known is None or known.template != template) and self._concerns(row, session, template.id):
                     self._flush(row)
                 if state.exporters.define(session, template, now_ns):
                     decoder.release(session, template.id, int(self._header.order[row]))
         except DecodeError as error:
             state.stats.error(decoder.protocol, error.reason)
+
+    def _concerns(self, row: int, session: Session, template_id: int) -> bool:
+        """Whether a set before this datagram, still to be decoded, could be read by a template of this session."""
+        if template_id < 256 or (*session.domain.key[:2], template_id) in self._pending_ids:
+            return True
+        last = int(np.searchsorted(self._simple, row))
+        same = self._simple_id[self._flushed : last] == template_id
+        if not bool(same.any()):
+            return False
+        high, low = self._header.exporter[:, self._simple[self._flushed : last][same]]
+        return bool(((high == session.domain.key.high) & (low == session.domain.key.low)).any())
 
     def _flush(self, stop: int) -> None:
         """Decode every data set found so far, and the simple datagrams before `stop`."""
@@ -292,45 +336,51 @@ class _Feed:
         if self._pending:
             found = np.array(self._pending, np.int64).T
             self._pending = []
+            self._pending_ids.clear()
             rows, place = np.concatenate([rows, found[0]]), np.concatenate([place, found[1]])
             length, ids = np.concatenate([length, found[2]]), np.concatenate([ids, found[3]])
             order = np.lexsort((place, rows))
             rows, place, length, ids = rows[order], place[order], length[order], ids[order]
         if not len(rows):
             return
-        session_of = self._session_of[rows]
+        sets, session_of = Sets(rows, place, length), self._session_of[rows]
         groups = group_rows([session_of, ids])
-        batches = [np.sort(part) for part in np.split(groups.order, groups.starts[1:])]
-        options = [part for part in batches if self._is_options(part, rows, session_of, ids)]
-        if options:
-            batches = self._in_turn(batches, np.concatenate(options), session_of)
-        for part in batches:
-            session = self._sessions[int(session_of[part[0]])]
-            sets = (rows[part], place[part], length[part])
-            counts = self._decoder.decode_sets(self._data, self._header, session, int(ids[part[0]]), sets)
-            np.add.at(self._counts, sets[0], np.maximum(counts, 0))
-            self._counted[sets[0][counts < 0]] = False
+        parts = [np.sort(part) for part in np.split(groups.order, groups.starts[1:])]
+        # Options first: they may say how to read the rest.
+        options = [part for part in parts if self._is_options(session_of[part[0]], ids[part[0]])]
+        self._decode(options, session_of, ids, sets)
+        self._decode([part for part in parts if not any(part is o for o in options)], session_of, ids, sets)
 
-    def _in_turn(self, batches: list[Array], options: Array, session_of: Array) -> list[Array]:
-        """Options records say how to read what follows them: an exporter that sent some is decoded in its order."""
-        senders = [session.domain.key[:3] for session in self._sessions]
-        number = {sender: i for i, sender in enumerate(senders)}
-        sender_of = np.array([number[sender] for sender in senders])[session_of]
-        is_options = np.zeros(len(session_of), np.int64)
-        is_options[options] = 1
-        turn = np.zeros(len(session_of), np.int64)
-        for sender in np.unique(sender_of[options]):
-            mine = np.flatnonzero(sender_of == sender)
-            turn[mine] = 2 * np.cumsum(is_options[mine]) - is_options[mine]
-        parts = [p for part in batches for p in np.split(part, np.flatnonzero(np.diff(turn[part])) + 1)]
-        return sorted(parts, key=lambda part: int(turn[part[0]]))
+    def _is_options(self, session_of: int, template_id: int) -> bool:
+        known = self._sessions[session_of].domain.templates.get(int(template_id))
+        return known is not None and known.template.is_options
 
-    def _is_options(self, part: Array, rows: Array, session_of: Array, ids: Array) -> bool:
-        session = self._sessions[int(session_of[part[0]])]
-        match = self._state.exporters.find(session, int(ids[part[0]]), int(self._header.received_ns[rows[part[-1]]]))
-        return match is not None and match.template.is_options
+    def _decode(self, parts: list[Array], session_of: Array, ids: Array, sets: Sets) -> None:
+        """Decode sets, given in parts of one session and template id each, one cohort after the other."""
+        cohorts: dict[Cohort, list[Array]] = {}
+        for part in parts:
+            session, template_id = self._sessions[session_of[part[0]]], int(ids[part[0]])
+            cohort = self._decoder.cohort(session, template_id, int(self._header.received_ns[sets.rows[part[-1]]]))
+            if cohort is None:
+                self._hold(session, template_id, sets.take(part))
+            else:
+                cohorts.setdefault(cohort, []).append(part)
+        for cohort, members in cohorts.items():
+            where = np.concatenate(members) if len(members) > 1 else members[0]
+            mine = sets.take(where)
+            counts, misfit = self._decoder.decode_sets(self._data, self._header, cohort, mine)
+            np.add.at(self._counts, mine.rows, np.where(misfit, 0, counts))
+            for i in np.flatnonzero(misfit).tolist():
+                self._hold(self._sessions[session_of[where[i]]], int(ids[where[i]]), mine.take(np.array([i])))
+
+    def _hold(self, session: Session, template_id: int, sets: Sets) -> None:
+        self._counted[sets.rows] = False
+        self._decoder.hold(self._data, self._header, session, template_id, sets)
 
     def _follow_sequences(self) -> None:
+        by_session = np.bincount(self._session_of, weights=self._counts, minlength=len(self._sessions))
+        for session, records in zip(self._sessions, by_session.tolist(), strict=True):
+            session.records += int(records)
         exporters = self._state.exporters
         sequences = [exporters.sequence(session) for session in self._sessions]
         distinct = {id(s): i for i, s in enumerate(sequences)}
@@ -341,7 +391,7 @@ class _Feed:
 
 
 def _spread(values: Array, per_row: int) -> Array:
-    """Each value `per_row` times; a constant stays one."""
-    if bool((values == values[0]).all()):
-        return constant(values[0], len(values) * per_row, values.dtype)
-    return np.repeat(values, per_row)
+    """Each value `per_row` times, along the last axis; a constant stays one."""
+    if bool((values == values[..., :1]).all()):
+        return constant(values[..., 0], values.shape[-1] * per_row, values.dtype)
+    return np.repeat(values, per_row, axis=-1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from flowagent.elements import VARIABLE, VMWARE_PEN
+from flowagent.elements import VARIABLE
 from flowagent.errors import DecodeError
 
 SCOPE_PEN = -1
@@ -17,6 +17,9 @@ MAX_FIELDS = 1024
 """Of a template; Open vSwitch's have up to 67."""
 _OVS_HEAD = ((0, 138), (0, 61), (0, 56), (0, 80), (0, 256), (0, 240))
 _OVS_START = struct.pack("!H", 138)
+
+
+_SAMPLING_ELEMENTS = frozenset({34, 48, 50, 302, 305, 306, 309, 310, 311})
 
 
 class FieldSpec(NamedTuple):
@@ -73,9 +76,9 @@ class Template:
         return tuple(keys[: len(_OVS_HEAD)]) == _OVS_HEAD and {(0, 158), (0, 159)} <= set(keys)
 
     @cached_property
-    def has_tunnel(self) -> bool:
-        """Whether it has Open vSwitch's tunnel elements."""
-        return any(f.pen == VMWARE_PEN for f in self.fields)
+    def says_sampling(self) -> bool:
+        """Whether its records say their sampling rate, or which selector's rate is theirs."""
+        return any(f.pen == 0 and f.id in _SAMPLING_ELEMENTS for f in self.fields)
 
 
 @lru_cache(maxsize=512)

@@ -1,0 +1,265 @@
+"""The accounting identity: decoded = exported + sampled out + dropped by reason, and nothing is left inside at the end.
+
+Random datagrams, decodable and hostile, go through a real decoder and a real
+pipeline into sinks that work, fail, refuse, break or hang.
+"""
+
+import asyncio
+import struct
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from flowagent import pipeline as pipeline_module
+from flowagent.clock import ManualClock
+from flowagent.component import Context
+from flowagent.config import Config, Http, Kind, State, Window
+from flowagent.errors import Rejected, Retry
+from flowagent.ingest.datagrams import Datagrams
+from flowagent.ingest.decoder import Decoder
+from flowagent.pipeline import Pipeline
+
+ROUTER = [(8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (1, 8), (2, 8)]
+# Told for Open vSwitch by the first six and the times before the header's second.
+BRIDGE = [(138, 4), (61, 1), (56, 6), (80, 6), (256, 2), (240, 1), (10, 4), *ROUTER, (158, 4), (159, 4)]
+SIZES = {name: sum(size for _, size in fields) for name, fields in (("router", ROUTER), ("bridge", BRIDGE))}
+IDS = {"router": 256, "bridge": 300}
+
+
+def netflow5(count, seed=0, sequence=0):
+    """Records that all differ in their ports."""
+    head = struct.pack("!HHIIIIHH", 5, count, 1000, 1_700_000_000, 0, sequence, 0, 0)
+    body = b"".join(
+        struct.pack(
+            "!12xHHIIIIHHBBBBHHBBH", 1, 2, 1, 100, 0, 0, (seed + i) % 65536, (seed + i) // 65536, 0, 2, 6, *[0] * 6
+        )
+        for i in range(count)
+    )
+    return head + body
+
+
+def ipfix(*sets, domain=1):
+    body = b"".join(struct.pack("!HH", number, 4 + len(content)) + content for number, content in sets)
+    return struct.pack("!HHIII", 10, 16 + len(body), 1_700_000_000, 0, domain) + body
+
+
+def template(kind):
+    fields = ROUTER if kind == "router" else BRIDGE
+    return 2, struct.pack("!HH", IDS[kind], len(fields)) + b"".join(struct.pack("!HH", *f) for f in fields)
+
+
+def records(kind, directions):
+    """One record each; of a bridge with these directions."""
+    out = b""
+    for i, direction in enumerate(directions):
+        record = bytearray(SIZES[kind])
+        record[-1] = i % 5
+        if kind == "bridge":
+            record[4] = direction
+        out += bytes(record)
+    return IDS[kind], out
+
+
+directions = st.lists(st.integers(0, 1), min_size=1, max_size=12)
+kinds = st.sampled_from(["router", "bridge"])
+good = st.one_of(
+    st.builds(netflow5, st.integers(0, 30), st.integers(0, 100)),
+    st.builds(lambda k, d: ipfix(template(k), records(k, [0]), domain=d), kinds, st.integers(1, 2)),
+    st.builds(lambda k, r, d: ipfix(records(k, r), domain=d), kinds, directions, st.integers(1, 2)),
+    st.builds(
+        lambda a, b: ipfix(template("bridge"), records("bridge", a), records("bridge", b)), directions, directions
+    ),
+)
+
+
+@st.composite
+def hostile(draw):
+    """Noise, or a good datagram that was cut or changed."""
+    if draw(st.booleans()):
+        return draw(st.binary(max_size=60))
+    payload = bytearray(draw(good))
+    for _ in range(draw(st.integers(1, 3))):
+        payload[draw(st.integers(0, len(payload) - 1))] = draw(st.integers(0, 255))
+    return bytes(payload[: draw(st.integers(0, len(payload)))])
+
+
+feeds = st.tuples(
+    st.just("feed"), st.lists(good | hostile(), min_size=1, max_size=8), st.sampled_from(["192.0.2.1", "::9"])
+)
+ticks = st.tuples(st.just("tick"), st.floats(0, 30), st.none())
+yields = st.tuples(st.just("yield"), st.integers(1, 30), st.none())
+BEHAVIOURS = ("ok", "busy", "refuses", "picky", "broken", "hangs")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    component: object = field(compare=False)
+
+    def build(self, _):
+        return self.component
+
+
+class Source:
+    """A decoder fed by hand."""
+
+    def __init__(self):
+        self.decoder = Decoder()
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        self.decoder.close()
+
+    async def run(self, deliver):
+        self.deliver = deliver
+        await asyncio.Event().wait()
+
+    def want(self, columns):
+        self.decoder.want(columns)
+
+    def feed(self, payloads, exporter, now_ns):
+        batch = self.decoder.feed(Datagrams.of(payloads, exporter=exporter, received_ns=now_ns))
+        if len(batch):
+            self.deliver(batch)
+
+
+class Sink:
+    def __init__(self, behaviour):
+        self.behaviour = behaviour
+        self.records = self.writes = 0
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    def columns(self):
+        return None
+
+    async def write(self, batch):
+        self.writes += 1
+        if self.behaviour == "hangs":
+            await asyncio.Event().wait()
+        if self.behaviour == "busy" and self.writes % 2:
+            raise Retry("busy", after=0)
+        if self.behaviour == "refuses" or (self.behaviour == "picky" and self.writes % 2):
+            raise Rejected("refused")
+        if self.behaviour == "broken":
+            raise ZeroDivisionError
+        self.records += batch.record_count
+        return 1
+
+
+def decoded(source):
+    return sum(source.decoder.stats.records.values())
+
+
+async def run(window, behaviours, queue_rows, steps):
+    clock, source, sinks = ManualClock(10**18), Source(), [Sink(b) for b in behaviours]
+    config = Config(
+        (Kind("ingest", "in", "udp", Recipe(source)),),
+        (Kind("analyse", "counters", "counters", CountersRecipe()),),
+        tuple(Kind("export", f"out{i}", "file", Recipe(sink)) for i, sink in enumerate(sinks)),
+        window,
+        Http(),
+        State(),
+    )
+    pipeline = Pipeline(config, Context("test", clock))
+    for outlet in pipeline.outlets.values():
+        outlet.channel._max_rows = queue_rows
+    stop, started = asyncio.Event(), asyncio.Event()
+    task = asyncio.get_running_loop().create_task(pipeline.run(stop, started=started))
+    await started.wait()
+    await asyncio.sleep(0)
+    for what, value, exporter in steps:
+        if what == "feed":
+            source.feed(value, exporter, clock.now_ns())
+        elif what == "tick":
+            clock.advance(value)
+            pipeline.tick()
+        else:
+            for _ in range(value):
+                await asyncio.sleep(0)
+        assert pipeline.outcomes.pending >= 0
+        assert pipeline.outcomes.decoded == decoded(source)
+    stop.set()
+    await task
+    return pipeline.outcomes, source, sinks, list(pipeline._analysis.values())
+
+
+@dataclass(frozen=True)
+class CountersRecipe:
+    def build(self, ctx):
+        from flowagent.aggregate.counters import Config as Counters
+
+        return Counters(max_series=2).build(ctx)
+
+
+def check(window, behaviours, queue_rows, steps):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline_module, "DRAIN_SECONDS", 0.02)
+        outcomes, source, sinks, (counters,) = asyncio.run(run(window, behaviours, queue_rows, steps))
+    assert outcomes.decoded == decoded(source)
+    assert sum(outcomes.counts.values()) == outcomes.decoded
+    assert outcomes.pending == 0
+    duplicates = outcomes.counts["dropped", "duplicate_direction"]
+    counted = next(f.samples for f in counters.families() if f.name == "flowagent_flow_records")
+    assert sum(counted.values()) == outcomes.decoded - duplicates
+    exported = outcomes.counts["exported", ""]
+    if not sinks:
+        assert exported == outcomes.decoded - duplicates
+    # A row that a sink took was exported, and what was exported was taken by some sink.
+    assert max((sink.records for sink in sinks), default=0) <= exported
+    assert exported <= sum(sink.records for sink in sinks) or not sinks
+    return outcomes
+
+
+windows = st.builds(
+    Window,
+    every=st.sampled_from([0, 10]),
+    key=st.sampled_from([("src_addr",), ("src_port", "dst_port", "exporter"), ("direction", "proto")]),
+    measures=st.sampled_from([("bytes", "records"), ("packets",)]),
+    max_keys=st.sampled_from([1, 1024]),
+)
+MANY = ("feed", [netflow5(30, 30 * i) for i in range(2400)], "192.0.2.7")
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    window=windows,
+    behaviours=st.lists(st.sampled_from(BEHAVIOURS), max_size=3),
+    queue_rows=st.sampled_from([1, 20, 500_000]),
+    steps=st.lists(feeds | ticks | yields, max_size=12),
+)
+@example(
+    Window(every=10, key=("src_port", "dst_port"), max_keys=1024), ["ok"], 500_000, [MANY, ("tick", 20, None), MANY]
+)
+@example(Window(every=10, key=("src_port", "dst_port"), max_keys=1), ["hangs", "busy"], 20, [MANY, MANY])
+@example(Window(every=0), ["picky", "refuses"], 20, [MANY, ("yield", 30, None), MANY])
+def test_every_record_is_exported_or_dropped_for_a_reason(window, behaviours, queue_rows, steps):
+    check(window, behaviours, queue_rows, steps)
+
+
+def test_both_directions_of_a_bridge_are_counted_once():
+    payload = ipfix(template("bridge"), records("bridge", [0, 1, 0, 1, 1]))
+    outcomes = check(Window(every=10), ["ok"], 100, [("feed", [payload, netflow5(3)], "192.0.2.1")])
+    assert outcomes.decoded == 8
+    assert outcomes.counts["dropped", "duplicate_direction"] == 3
+    assert outcomes.counts["exported", ""] == 5
+
+
+def test_reasons_come_from_a_bounded_set():
+    steps = [("feed", [netflow5(30, 30 * i)], "192.0.2.1") for i in range(5)]
+    for behaviour, reason in (
+        ("refuses", "sink_refused"),
+        ("broken", "sink_internal"),
+        ("hangs", "shutdown"),
+    ):
+        outcomes = check(Window(every=0), [behaviour], 500_000, [*steps, ("yield", 30, None)])
+        assert {key: n for key, n in outcomes.counts.items() if n} == {("dropped", reason): 150}
+    outcomes = check(Window(every=0), ["hangs"], 30, steps)
+    assert outcomes.counts["dropped", "sink_queue_full"] == 120
