@@ -78,16 +78,17 @@ class Receiver:
                 header.iovlen = 2
         self._slow_lengths = np.zeros(slots, np.uint32)
 
-    def receive(self, sock: socket.socket, now_ns: int) -> Datagrams | None:
-        """Whatever the socket holds, up to `slots` datagrams; None where it is empty. Valid until the next call.
+    def receive(self, sock: socket.socket, now_ns: int, limit: int | None = None) -> Datagrams | None:
+        """Whatever the socket holds, up to `limit` (at most `slots`) datagrams; None where it is empty.
 
-        Raises OSError for anything but an empty socket.
+        Valid until the next call. Raises OSError for anything but an empty socket.
         """
+        most = min(limit or self.slots, self.slots)
         if self._recvmmsg is None:
-            count, lengths = self._receive_one_by_one(sock), self._slow_lengths
+            count, lengths = self._receive_one_by_one(sock, most), self._slow_lengths
         else:
             self._name_lengths[:] = _SOCKADDR
-            count = self._recvmmsg(sock.fileno(), self._headers, self.slots, _MSG_DONTWAIT, None)
+            count = self._recvmmsg(sock.fileno(), self._headers, most, _MSG_DONTWAIT, None)
             if count < 0:
                 code = ctypes.get_errno()
                 if code in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR):
@@ -112,9 +113,9 @@ class Receiver:
                 parts.append(self._rest[i * _REST : i * _REST + size - _SLOT])
         return np.concatenate(parts), np.cumsum(length) - length
 
-    def _receive_one_by_one(self, sock: socket.socket) -> int:
+    def _receive_one_by_one(self, sock: socket.socket, most: int) -> int:
         slots, rests = self._data.reshape(self.slots, _STRIDE), self._rest.reshape(self.slots, _REST)
-        for i in range(self.slots):
+        for i in range(most):
             try:
                 payload, address = sock.recvfrom(_SLOT + _REST, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -124,7 +125,7 @@ class Receiver:
             rests[i, : max(0, len(whole) - _SLOT)] = whole[_SLOT:]
             self._slow_lengths[i] = len(whole)
             self._names[i] = np.frombuffer(_sockaddr(sock.family, address), np.uint8)
-        return self.slots
+        return most
 
 
 def _find_recvmmsg() -> Callable[..., int] | None:

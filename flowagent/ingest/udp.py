@@ -38,6 +38,10 @@ _FLOOR_RATE = 100_000
 """A burst of this many datagrams a second must fit into the buffer while the source waits."""
 _ACTIVE_NS = 60 * SECOND
 """An exporter heard within this time is active; ready means that the templates of at least half of them are known."""
+_LONG = 0.1
+"""Seconds that decoding what was taken at once should not exceed."""
+_FEW = 64
+"""Datagrams taken at once at the least."""
 _HOUSEKEEPING = 5.0
 """Seconds between saving templates and forgetting what is old."""
 
@@ -81,6 +85,7 @@ class UdpSource:
         self._receiver: Receiver | None = None
         self._snapshot = Snapshot(ctx)
         self.decoder = Decoder(overrides=overrides)
+        self._limit = config.batch
         self._capacity = 1
         self._drops: dict[int, int] = {}
         self._readable = asyncio.Event()
@@ -166,12 +171,21 @@ class UdpSource:
         total = 0
         for sock in self._sockets:
             while True:
+                began, limit = self._ctx.clock.monotonic(), self._limit
                 count = self._receive(sock, deliver)
+                self._adapt(self._ctx.clock.monotonic() - began)
                 total += count
-                if count < self._config.batch:
+                if count < limit:
                     break
                 await asyncio.sleep(0)
         return total
+
+    def _adapt(self, spent: float) -> None:
+        """Take fewer datagrams at once when they take long (a flood of new exporters): others must get their turn."""
+        if spent > _LONG:
+            self._limit = max(_FEW, self._limit // 2)
+        elif self._limit < self._config.batch:
+            self._limit = min(self._config.batch, self._limit * 2)
 
     def _drain_rest(self, deliver: Deliver) -> None:
         """What the kernel still holds when the source ends, up to what it can hold."""
@@ -183,7 +197,7 @@ class UdpSource:
     def _receive(self, sock: socket.socket, deliver: Deliver) -> int:
         assert self._receiver is not None
         try:
-            datagrams = self._receiver.receive(sock, self._ctx.clock.now_ns())
+            datagrams = self._receiver.receive(sock, self._ctx.clock.now_ns(), self._limit)
         except OSError as error:
             # Such as an ICMP error that the kernel reports here; the socket goes on.
             self._ctx.log.warning("receive failed: %s", error)
