@@ -27,6 +27,7 @@ class Agent:
     """One process of flowagent; `run` returns when it was told to stop and has drained."""
 
     def __init__(self, config: Config, ctx: Context | None = None, *, policy: Policy = "drop_oldest") -> None:
+        self._config = config
         self.ctx = ctx or Context("flowagent", state_dir=state_directory(config.state))
         self.pipeline = Pipeline(config, self.ctx, policy=policy)
         self.server = Server(config.http, self, self.ctx.named("http"))
@@ -70,12 +71,15 @@ class Agent:
             await wanted.wait()
             wanted.clear()
             try:
-                await self.pipeline.reload(load(path))
+                config = load(path)
+                await self.pipeline.reload(config)
             except (ConfigError, OSError) as error:
                 self._reload_failed += 1
                 self.ctx.log.error("reload failed, the old configuration goes on: %s", error)  # noqa: TRY400
             else:
                 self.ctx.log.info("reloaded")
+                if (config.http, config.state) != (self._config.http, self._config.state):
+                    self.ctx.log.warning("http and state stay as they were: they change at a restart")
 
     def render_metrics(self, accept: str) -> tuple[bytes, str]:
         return self._exposition.render(accept)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from flowagent.addresses import address_text
 from flowagent.aggregate.window import Window
 from flowagent.batch import Batch
@@ -140,7 +142,7 @@ class Replay:
             prepare = Prepare(Outcomes())
             window = Window(round(config.seconds * SECOND), config.key, config.measures, config.max_keys)
             now_ns = 0
-            for batch in self._decode(capture, ordered=False):
+            for batch in _by_window(self._decode(capture, ordered=False), round(config.seconds * SECOND)):
                 now_ns = int(batch["received_ns"].max())
                 out.write(json_lines(window.flush(now_ns)))
                 out.write(json_lines(window.process(prepare.process(batch, now_ns), now_ns)))
@@ -174,6 +176,17 @@ class Replay:
     def _report(self, read: int) -> None:
         if self.progress is not None:
             self.progress(read)
+
+
+def _by_window(batches: Iterable[Batch], every_ns: int) -> Iterator[Batch]:
+    """Parts of which each lies within one window, however many datagrams were decoded at once."""
+    for batch in batches:
+        if not every_ns:
+            yield batch
+            continue
+        number = batch["received_ns"] // every_ns
+        for n in np.unique(number):
+            yield batch.take(number == n)
 
 
 def _exporters(datagrams: Datagrams) -> set[str]:

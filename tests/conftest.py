@@ -73,6 +73,7 @@ def make_agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     yield make
     for agent in made:
         agent.kill()
+        print(agent.log)  # noqa: T201 - pytest shows it where the test failed
 
 
 @pytest.fixture

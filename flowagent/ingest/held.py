@@ -78,6 +78,10 @@ class HeldSets:
         self._size += size
         return gone
 
+    def waits(self, session: Session, template_id: int) -> bool:
+        """Whether a template of this session would release anything."""
+        return self._place(session, template_id) in self._piles
+
     def release(self, session: Session, template_id: int) -> list[HeldSet]:
         """All sets that a template which just came in this session may explain; they are no longer held."""
         place = self._place(session, template_id)

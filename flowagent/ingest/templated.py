@@ -307,7 +307,8 @@ class _Feed:
                 state.stats.templates += 1
                 state.stats.options_templates += options
                 known = session.domain.templates.get(template.id)
-                if (known is None or known.template != template) and self._concerns(row, session, template.id):
+                is_news = known is None or known.template != template or known.port != session.port
+                if is_news and self._concerns(row, session, template.id):
                     self._flush(row)
                 if state.exporters.define(session, template, now_ns):
                     decoder.release(session, template.id, int(self._header.order[row]))
@@ -315,7 +316,9 @@ class _Feed:
             state.stats.error(decoder.protocol, error.reason)
 
     def _concerns(self, row: int, session: Session, template_id: int) -> bool:
-        """Whether a set before this datagram, still to be decoded, could be read by a template of this session."""
+        """Whether a set before this template could be read by it, or should be decoded before one that is held."""
+        if self._state.held.waits(session, template_id):
+            return True
         if template_id < 256 or (*session.domain.key[:2], template_id) in self._pending_ids:
             return True
         last = int(np.searchsorted(self._simple, row))
@@ -346,14 +349,31 @@ class _Feed:
         sets, session_of = Sets(rows, place, length), self._session_of[rows]
         groups = group_rows([session_of, ids])
         parts = [np.sort(part) for part in np.split(groups.order, groups.starts[1:])]
-        # Options first: they may say how to read the rest.
-        options = [part for part in parts if self._is_options(session_of[part[0]], ids[part[0]])]
-        self._decode(options, session_of, ids, sets)
-        self._decode([part for part in parts if not any(part is o for o in options)], session_of, ids, sets)
+        options = [part for part in parts if self._is_options(part, session_of, ids, rows)]
+        for turn in self._turns(parts, np.concatenate(options), session_of) if options else [parts]:
+            self._decode(turn, session_of, ids, sets)
 
-    def _is_options(self, session_of: int, template_id: int) -> bool:
-        known = self._sessions[session_of].domain.templates.get(int(template_id))
-        return known is not None and known.template.is_options
+    def _turns(self, parts: list[Array], options: Array, session_of: Array) -> list[list[Array]]:
+        """Options records say how to read what follows them: an exporter that sent some is decoded in its order."""
+        senders = [session.domain.key[:2] for session in self._sessions]
+        number = {sender: i for i, sender in enumerate(senders)}
+        sender_of = np.array([number[sender] for sender in senders])[session_of]
+        is_options = np.zeros(len(session_of), np.int64)
+        is_options[options] = 1
+        turn = np.zeros(len(session_of), np.int64)
+        for sender in np.unique(sender_of[options]):
+            mine = np.flatnonzero(sender_of == sender)
+            turn[mine] = 2 * np.cumsum(is_options[mine]) - is_options[mine]
+        turns: dict[int, list[Array]] = {}
+        for part in parts:
+            for piece in np.split(part, np.flatnonzero(np.diff(turn[part])) + 1):
+                turns.setdefault(int(turn[piece[0]]), []).append(piece)
+        return [turns[n] for n in sorted(turns)]
+
+    def _is_options(self, part: Array, session_of: Array, ids: Array, rows: Array) -> bool:
+        session, now_ns = self._sessions[session_of[part[0]]], int(self._header.received_ns[rows[part[-1]]])
+        match = self._state.exporters.find(session, int(ids[part[0]]), now_ns)
+        return match is not None and match.template.is_options
 
     def _decode(self, parts: list[Array], session_of: Array, ids: Array, sets: Sets) -> None:
         """Decode sets, given in parts of one session and template id each, one cohort after the other."""

@@ -131,7 +131,8 @@ class Agent:
     @property
     def log(self) -> str:
         """What it wrote to stderr so far."""
-        return (self.directory / "log").read_text()
+        file = self.directory / "log"
+        return file.read_text() if file.exists() else ""
 
     def rows(self, name: str = "rows.ndjson") -> list[dict[str, Any]]:
         """The rows in its file so far."""
