@@ -167,7 +167,8 @@ def replay(
         }
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
     sys.stdout.flush()
-    if strict and (everything.errors or everything.buffered["expired"]):
+    damaged = everything.skipped.keys() - {"not_udp"}
+    if strict and (everything.errors or everything.buffered["expired"] or damaged):
         sys.exit(1)
 
 

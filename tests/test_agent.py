@@ -57,7 +57,7 @@ class Running:
 
     async def until(self, look):
         async with asyncio.timeout(5):
-            while not await look():
+            while not await look():  # noqa: ASYNC110 (asks the agent over HTTP)
                 await asyncio.sleep(0.005)
 
 

@@ -240,7 +240,7 @@ class Exporters:
 
     def override(self, domain: Domain) -> float | None:
         """The rate that the user set for this exporter."""
-        return self._overrides.rate(domain.address)
+        return self._overrides.rate(domain.address) if self._overrides else None
 
     def rates(self, domain: Domain) -> dict[Scope, float]:
         """Rates by scope; domain 0 speaks for the whole exporter (RFC 7011, section 3.1)."""

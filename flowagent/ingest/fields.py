@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,12 @@ class Head:
     uptime_ms: Array | None = None
     system_init_ns: int | None = None
 
+    def take(self, rows: Array) -> Head:
+        """The same of some sets."""
+        return Head(
+            self.export_ns[rows], self.uptime_ms[rows] if self.uptime_ms is not None else None, self.system_init_ns
+        )
+
 
 class Values(NamedTuple):
     """A converted field: `data` is (n,) or (2, n), `known` a bool mask (n,) or None where all are known."""
@@ -48,6 +55,7 @@ class Values(NamedTuple):
 Converter = Callable[[Array, Head], Values | None]
 
 
+@cache
 def unsigned(dtype: str) -> Converter:
     """Big-endian number of 1 to 8 bytes (reduced-size encoding, RFC 7011, section 6.2).
 

@@ -123,6 +123,9 @@ class Layout:
         self._system_init = boot[0] if boot else None
         self.names = frozenset(self._pieces)
         """Columns that these records can fill."""
+        plain = not self._reverse and all(len(pieces) == 1 for pieces in self._pieces.values())
+        self.places = {name: pieces[0] for name, pieces in self._pieces.items()} if plain else None
+        """Where each column lies; None where that is not all there is to say."""
 
     def _place_scope(self, number: int, offset: int, length: int) -> None:
         convert = f.converter("unsigned64", length)
@@ -162,24 +165,9 @@ class Layout:
             if values is not None:
                 out[name] = values
         if "icmp_type" in out or "icmp_code" in out:
-            self._only_icmp(out, pieces.get("proto") or self._pieces.get("proto"), records, head)
+            proto = pieces.get("proto") or self._pieces.get("proto")
+            only_icmp(out, proto[0].read(records, head) if proto else None)
         return out
-
-    @staticmethod
-    def _only_icmp(out: dict[str, f.Values], proto: list[Piece] | None, records: Array, head: f.Head) -> None:
-        """Exporters with one template for all protocols send ICMP type 0 with TCP: that is unknown, not 0."""
-        values = proto[0].read(records, head) if proto else None
-        if values is None:
-            return
-        icmp = np.isin(values.data, _ICMP_PROTOCOLS)
-        if values.known is not None:
-            icmp &= values.known
-        if bool(icmp.all()):
-            return
-        for name in ("icmp_type", "icmp_code"):
-            if name in out:
-                data, known = out[name]
-                out[name] = f.Values(data, icmp if known is None else icmp & known)
 
     def _own_boot_time(self, records: Array, head: f.Head) -> f.Head:
         assert self._system_init is not None
@@ -187,6 +175,21 @@ class Layout:
         if boot is None or boot.data.dtype != np.int64:
             return head
         return f.Head(head.export_ns, head.uptime_ms, int(boot.data[0]))
+
+
+def only_icmp(columns: dict[str, f.Values], proto: f.Values | None) -> None:
+    """Exporters with one template for all protocols send ICMP type 0 with TCP: that is unknown, not 0."""
+    if proto is None:
+        return
+    icmp = np.isin(proto.data, _ICMP_PROTOCOLS)
+    if proto.known is not None:
+        icmp |= ~proto.known
+    if bool(icmp.all()):
+        return
+    for name in ("icmp_type", "icmp_code"):
+        if name in columns:
+            data, known = columns[name]
+            columns[name] = f.Values(data, icmp if known is None else icmp & known)
 
 
 def _column_converter(column: str, length: int) -> f.Converter | None:

@@ -102,6 +102,20 @@ def constant_sampling(state: State, n: int, sampling: Sampling) -> dict[str, Val
     return columns
 
 
+def mixed_sampling(state: State, samplings: list[Sampling], which: Array) -> dict[str, Values]:
+    """The two columns where each row has one of several; `which` (n,) says the one."""
+    if len(set(samplings)) == 1:
+        return constant_sampling(state, len(which), samplings[0])
+    sources = np.array([sampling.source for sampling in samplings], np.uint8)[which]
+    rates = np.array([sampling.rate or 0 for sampling in samplings], np.float64)[which]
+    for source, count in enumerate(np.bincount(sources, minlength=len(SAMPLING_SOURCES)).tolist()):
+        state.stats.sampling[SAMPLING_SOURCES[source]] += count
+    columns = {"sampling_source": Values(sources)}
+    if bool(rates.any()):
+        columns["sampling_rate"] = Values(rates, rates > 0)
+    return columns
+
+
 def _by_row(state: State, records: Records, head: Head, names: tuple[str, ...], rate_for: RateFor) -> dict[str, Values]:
     """Look the rate up once for each distinct combination of these fields."""
     columns = records.layout.columns(records.bytes, head, frozenset(names))

@@ -65,6 +65,9 @@ class Overrides:
         self._networks = sorted(networks, key=lambda item: -item[0].prefixlen)
         self._known: dict[str, float | None] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
     def rate(self, exporter: str) -> float | None:
         """The rate for this exporter, if one is set."""
         if not self._networks:

@@ -20,7 +20,7 @@ from flowagent.ingest.datagrams import gather
 from flowagent.ingest.layout import Layout, layout_of
 from flowagent.ingest.templates import Template
 
-_PADDING = 3
+PADDING = 3
 """A set may end in up to this many bytes of padding (RFC 7011, section 3.3.1)."""
 
 
@@ -71,7 +71,7 @@ class Cut(NamedTuple):
     @property
     def misfit(self) -> Array:
         """(sets,) bool: the template does not explain the set to its end."""
-        return self.overrun | (self.left > _PADDING)
+        return self.overrun | (self.left > PADDING)
 
 
 def cut_records(data: Array, offset: Array, length: Array, template: Template) -> Cut:
@@ -104,7 +104,7 @@ def _cut_variable(data: Array, offset: Array, length: Array, template: Template)
     counts = np.zeros(len(offset), np.int64)
     overrun = np.zeros(len(offset), np.bool_)
     left = length.copy()
-    skips, tail = _fixed_runs(template)
+    skips, tail = fixed_runs(template)
     active, start = np.arange(len(offset)), offset.copy()
     found: list[tuple[Array, Array, Array]] = []  # sets, starts, lengths of the variable fields
     while len(active):
@@ -115,7 +115,7 @@ def _cut_variable(data: Array, offset: Array, length: Array, template: Template)
             break
         lengths, stop = _walk(data, start, end[active], skips, tail)
         fits = stop <= end[active]
-        overrun[active[~fits & (left[active] > _PADDING)]] = True
+        overrun[active[~fits & (left[active] > PADDING)]] = True
         active, start, lengths, stop = active[fits], start[fits], lengths[:, fits], stop[fits]
         if not len(active):
             break
@@ -131,7 +131,7 @@ def _cut_variable(data: Array, offset: Array, length: Array, template: Template)
     return Cut(list(_by_layout(data, template, sets, starts, lengths)), counts, overrun, left)
 
 
-def _fixed_runs(template: Template) -> tuple[list[int], int]:
+def fixed_runs(template: Template) -> tuple[list[int], int]:
     """Bytes before each variable-length field since the last one, and after the last."""
     skips, run = [], 0
     for spec in template.fields:
@@ -145,23 +145,27 @@ def _fixed_runs(template: Template) -> tuple[list[int], int]:
 
 def _walk(data: Array, start: Array, end: Array, skips: list[int], tail: int) -> tuple[Array, Array]:
     """One record of each set: its variable fields' lengths (fields, sets), see `layout_of`, and where it stops."""
-    last = len(data) - 1
     position = start.copy()
     lengths = np.empty((len(skips), len(start)), np.int64)
     for row, skip in zip(lengths, skips, strict=True):
         position += skip
-        short = data[np.minimum(position, last)].astype(np.int64)
-        long = short == 255
-        if bool(long.any()):
-            high = data[np.minimum(position + 1, last)].astype(np.int64)
-            low = data[np.minimum(position + 2, last)].astype(np.int64)
-            row[:] = np.where(long, (high << 8 | low) * 4 + 3, short * 4 + 1)
-        else:
-            row[:] = short * 4 + 1
+        row[:] = variable_length(data, position)
         position += (row >> 2) + (row & 3)
         # Past the end of its set a record is wrong already: stay there, so that no offset can run away.
         np.minimum(position, end + 1, out=position)
     return lengths, position + tail
+
+
+def variable_length(data: Array, position: Array) -> Array:
+    """The length said at each place (RFC 7011, section 7), times 4, plus the bytes that say it (see `layout_of`)."""
+    last = len(data) - 1
+    short = data[np.minimum(position, last)].astype(np.int64)
+    long = short == 255
+    if not bool(long.any()):
+        return short * 4 + 1
+    high = data[np.minimum(position + 1, last)].astype(np.int64)
+    low = data[np.minimum(position + 2, last)].astype(np.int64)
+    return np.where(long, (high << 8 | low) * 4 + 3, short * 4 + 1)
 
 
 def _by_layout(data: Array, template: Template, sets: Array, starts: Array, lengths: Array) -> Iterator[Records]:

@@ -15,7 +15,15 @@ from flowagent.ingest.datagrams import Datagrams
 from flowagent.ingest.exporters import Domain, Session
 from flowagent.ingest.fields import Head, Values
 from flowagent.ingest.held import HeldSet
-from flowagent.ingest.options import Sampling, constant_sampling, domain_sampling, learn, row_sampling
+from flowagent.ingest.mixed import FEW_IN_SET, can_mix, cut_mixed
+from flowagent.ingest.options import (
+    Sampling,
+    constant_sampling,
+    domain_sampling,
+    learn,
+    mixed_sampling,
+    row_sampling,
+)
 from flowagent.ingest.records import Cut, Records, Sets, cut_records
 from flowagent.ingest.state import State, protocol_column
 from flowagent.ingest.templates import Template
@@ -123,6 +131,48 @@ class TemplatedDecoder:
             self._take(cut, header, cohort, sets.rows)
         return cut.counts, misfit
 
+    def can_mix(self, cohort: Cohort, sets: Sets) -> bool:
+        """Whether these sets of a cohort are better decoded together with those of others."""
+        wanted = self.state.wanted is not None and cohort.sampling is not None and cohort.system_init_ns is None
+        if not wanted or cohort.template.is_options or not can_mix(cohort.template):
+            return False
+        return int(sets.length.max()) // cohort.template.min_length <= FEW_IN_SET
+
+    def decode_mixed(
+        self, data: Array, header: Header, cohorts: list[Cohort], which: Array, sets: Sets
+    ) -> tuple[Array, Array]:
+        """Decode sets of cohorts that `can_mix`, each of `which` (sets,); returns what `decode_sets` does."""
+        state = self.state
+        mix = cut_mixed(data, [cohort.template for cohort in cohorts], which, sets)
+        exact = np.array([cohort.exact for cohort in cohorts])[which]
+        misfit = exact & mix.misfit
+        wrong = int((~exact & mix.overrun & (sets.length > 0)).sum())
+        if wrong:
+            state.stats.error(self.protocol, "bad_record_length", wrong)
+        mix = mix.of_sets(~misfit)
+        n, rows = len(mix.sets), sets.rows[mix.sets]
+        if n and state.wanted is not None:
+            columns = mix.columns(data, header.head(rows, None), state.wanted)
+            columns.update(self._origin(header, rows, 1))
+            samplings = [cohort.sampling for cohort in cohorts if cohort.sampling is not None]
+            columns.update(mixed_sampling(state, samplings, which[mix.sets]))
+            order = header.order[rows] + (mix.start - header.body[rows]) * 2 if state.ordered else None
+            state.add(self.protocol, columns, n, order)
+        return mix.counts, misfit
+
+    def _origin(self, header: Header, rows: Array, per_row: int) -> dict[str, Values]:
+        """Columns that say where records come from."""
+        columns = {
+            "exporter": Values(_spread(header.exporter[:, rows], per_row)),
+            "observation_domain": Values(_spread(header.domain[rows].astype(np.uint32), per_row)),
+            "export_protocol": protocol_column(self.protocol, len(rows) * per_row),
+        }
+        if self.state.wants("received_ns"):
+            columns["received_ns"] = Values(_spread(header.received_ns[rows], per_row))
+        if self.state.wants("sequence"):
+            columns["sequence"] = Values(_spread(header.sequence[rows].astype(np.uint32), per_row))
+        return columns
+
     def _take(self, cut: Cut, header: Header, cohort: Cohort, rows: Array) -> None:
         for records in cut.records:
             where = rows[records.sets]
@@ -138,17 +188,11 @@ class TemplatedDecoder:
     def _flows(self, records: Records, header: Header, head: Head, cohort: Cohort, rows: Array) -> None:
         state, per_row = self.state, records.bytes.shape[1]
         columns = records.layout.columns(records.bytes, head, state.wanted)
-        columns["exporter"] = Values(_spread(header.exporter[:, rows], per_row))
-        columns["observation_domain"] = Values(_spread(header.domain[rows].astype(np.uint32), per_row))
-        columns["export_protocol"] = protocol_column(self.protocol, records.total)
+        columns.update(self._origin(header, rows, per_row))
         if cohort.sampling is not None:
             columns.update(constant_sampling(state, records.total, cohort.sampling))
         elif cohort.domain is not None:
             columns.update(row_sampling(state, cohort.domain, records, head))
-        if state.wants("received_ns"):
-            columns["received_ns"] = Values(_spread(header.received_ns[rows], per_row))
-        if state.wants("sequence"):
-            columns["sequence"] = Values(_spread(header.sequence[rows].astype(np.uint32), per_row))
         order = None
         if state.ordered:
             place = records.offset[:, None] + np.arange(per_row) * records.layout.record_length

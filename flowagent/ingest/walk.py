@@ -25,6 +25,8 @@ from flowagent.ingest.templates import parse_template_set
 if TYPE_CHECKING:
     from flowagent.ingest.templated import Cohort, TemplatedDecoder
 
+_MANY = 4
+"""Templates met at once from which on records are worth decoding without regard to their template."""
 _MAX_SETS = 32
 """Data sets of a datagram that are found column-wise; one with more is walked by itself."""
 
@@ -161,7 +163,7 @@ class Walk:
             return
         sets, session_of = Sets(rows, place, length), self._session_of[rows]
         groups = group_rows([session_of, ids])
-        parts = [np.sort(part) for part in np.split(groups.order, groups.starts[1:])]
+        parts = np.split(groups.order, groups.starts[1:])
         options = [part for part in parts if self._is_options(part, session_of, ids, rows)]
         for turn in self._turns(parts, np.concatenate(options), session_of) if options else [parts]:
             self._decode(turn, session_of, ids, sets)
@@ -198,13 +200,28 @@ class Walk:
                 self._hold(session, template_id, sets.take(part))
             else:
                 cohorts.setdefault(cohort, []).append(part)
+        mixed: list[tuple[Cohort, Array]] = []
         for cohort, members in cohorts.items():
             where = np.concatenate(members) if len(members) > 1 else members[0]
             mine = sets.take(where)
-            counts, misfit = self._decoder.decode_sets(self._data, self._header, cohort, mine)
-            np.add.at(self._counts, mine.rows, np.where(misfit, 0, counts))
-            for i in np.flatnonzero(misfit).tolist():
-                self._hold(self._sessions[session_of[where[i]]], int(ids[where[i]]), mine.take(np.array([i])))
+            if len(cohorts) >= _MANY and self._decoder.can_mix(cohort, mine):
+                mixed.append((cohort, where))
+            else:
+                counts, misfit = self._decoder.decode_sets(self._data, self._header, cohort, mine)
+                self._account(where, mine, counts, misfit, session_of, ids)
+        if mixed:
+            where = np.concatenate([w for _, w in mixed])
+            which = np.repeat(np.arange(len(mixed)), [len(w) for _, w in mixed])
+            mine, members_of = sets.take(where), [cohort for cohort, _ in mixed]
+            counts, misfit = self._decoder.decode_mixed(self._data, self._header, members_of, which, mine)
+            self._account(where, mine, counts, misfit, session_of, ids)
+
+    def _account(self, where: Array, mine: Sets, counts: Array, misfit: Array, session_of: Array, ids: Array) -> None:
+        """Note how many records sets held, and put aside those that their template does not fit."""
+        found = np.where(misfit, 0, counts)
+        self._counts += np.bincount(mine.rows, weights=found, minlength=len(self._counts)).astype(np.int64)
+        for i in np.flatnonzero(misfit).tolist():
+            self._hold(self._sessions[session_of[where[i]]], int(ids[where[i]]), mine.take(np.array([i])))
 
     def _hold(self, session: Session, template_id: int, sets: Sets) -> None:
         self._counted[sets.rows] = False

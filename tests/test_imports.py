@@ -1,0 +1,136 @@
+"""Who may import whom, read from the sources: core knows nothing of kinds, and kinds nothing of one another."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "flowagent"
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+KINDS = {"ingest", "sampling", "aggregate", "enrich", "export"}
+# These put the parts together, so they may know all of them.
+COMPOSITION = {"pipeline.py", "agent.py", "cli.py", "replay.py", "__init__.py", "__main__.py"}
+# Third-party clients and the files that use them; nothing else may.
+CLIENTS = {
+    "aiohttp": {"web/server.py"},
+    "prometheus_client": {"export/prometheus.py"},
+    "zstandard": {"export/file.py", "ingest/pcap.py"},
+    "yaml": {"config.py", "cli.py"},
+    "typer": {"cli.py"},
+    "rich": {"cli.py"},
+}
+EVERYWHERE = {"numpy", "msgspec"}
+every_module = pytest.mark.parametrize("path", MODULES, ids=str)
+
+
+def package(path):
+    """The part of flowagent a file belongs to; "" is the core."""
+    return path.parts[0] if len(path.parts) > 1 else ""
+
+
+def imports(path):
+    """Every module that a file imports, wherever in it, as full names."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own(path):
+    """Parts of flowagent that a file imports: "" for the core, else the package."""
+    parts = set()
+    for name in imports(path):
+        words = name.split(".")
+        if words[0] == "flowagent" and len(words) > 1:
+            parts.add(words[1] if (ROOT / words[1]).is_dir() else "")
+    return parts
+
+
+def foreign(path):
+    """Third-party packages that a file imports."""
+    tops = {name.split(".")[0] for name in imports(path)}
+    return tops - sys.stdlib_module_names - {"flowagent", "__future__"}
+
+
+@every_module
+def test_core_imports_core_only(path):
+    if package(path) == "" and path.name not in COMPOSITION:
+        assert own(path) <= {""}
+
+
+@every_module
+def test_kinds_do_not_import_one_another(path):
+    if package(path) in KINDS:
+        assert own(path) <= {"", package(path)}
+
+
+@every_module
+def test_the_web_gets_its_store_as_an_argument(path):
+    if package(path) == "web":
+        assert own(path) <= {"", "web"}
+
+
+@every_module
+def test_the_generator_stands_alone(path):
+    if package(path) == "generate":
+        assert own(path) <= {"", "generate"}
+
+
+@every_module
+def test_nothing_imports_the_composition(path):
+    above = {
+        "pipeline.py": {"agent", "cli", "replay"},
+        "replay.py": {"agent", "cli", "pipeline"},
+        "agent.py": {"cli", "replay"},
+        "cli.py": {"__main__"},
+        "__main__.py": set(),
+    }.get(str(path), {"agent", "cli", "replay", "pipeline"})
+    assert not imports(path) & {f"flowagent.{name}" for name in above}
+
+
+@every_module
+def test_the_pipeline_names_no_kind(path):
+    if path.name == "pipeline.py":
+        kinds = {name for name in imports(path) if name.split(".")[1:2] and name.split(".")[1] in {"ingest", "export"}}
+        assert kinds == set()
+
+
+@every_module
+def test_third_party_packages_are_imported_where_they_are_used_only(path):
+    for name in foreign(path) - EVERYWHERE:
+        assert name in CLIENTS, f"{name} is not a dependency that was chosen"
+        assert str(path) in CLIENTS[name]
+
+
+def test_every_client_is_still_used_where_it_says():
+    used = {name: {str(path) for path in MODULES if name in foreign(path)} for name in CLIENTS}
+    assert used == CLIENTS
+
+
+@every_module
+def test_decoding_touches_neither_sockets_nor_clocks_nor_the_log(path):
+    # The decoders proper: bytes and times come in as arguments.
+    sources = {"udp.py", "recvmmsg.py", "snapshot.py", "pcap.py", "__init__.py"}
+    if package(path) == "ingest" and path.name not in sources:
+        assert not imports(path) & {"socket", "asyncio", "time", "logging", "random", "os", "threading"}
+
+
+@every_module
+def test_stages_touch_neither_sockets_nor_clocks(path):
+    if package(path) in {"aggregate", "sampling"} or path.name in {"prepare.py", "grouping.py", "batch.py"}:
+        assert not imports(path) & {"socket", "asyncio", "time", "random", "os", "threading"}
+
+
+def test_what_is_installed_is_what_is_imported():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    names = {re.match(r"[\w-]+", text)[0].lower().replace("-", "_") for text in project["dependencies"]}
+    imported = {"yaml": "pyyaml"}
+    assert names == {imported.get(name, name) for name in set(CLIENTS) | EVERYWHERE}
