@@ -20,8 +20,8 @@ from flowagent.addresses import V4_MAPPED
 from flowagent.batch import Array
 from flowagent.ingest.datagrams import Datagrams
 
-_SLOT = 9216
-"""Bytes of a datagram kept in its slot: all that fits into a jumbo frame."""
+_SLOT = 2048
+"""Bytes of a datagram kept in its slot: more than most networks let through in one piece."""
 # One cache line more, so that equal offsets in consecutive slots fall into different cache sets.
 _STRIDE = _SLOT + 64
 _REST = 65536 - _SLOT

@@ -198,7 +198,9 @@ class TemplatedDecoder:
             place = records.offset[:, None] + np.arange(per_row) * records.layout.record_length
             order = (header.order[rows][:, None] + (place - header.body[rows][:, None]) * 2).reshape(-1)
         state.add(self.protocol, columns, records.total, order)
-        reverse = records.layout.reverse_columns(records.bytes, head, state.wanted)
+        # Bytes and packets tell whether anything went that way, wanted or not.
+        wanted = state.wanted | {"bytes", "packets"} if state.wanted is not None else None
+        reverse = records.layout.reverse_columns(records.bytes, head, wanted)
         if reverse is not None:
             self._reverse(reverse, columns, records.total, order)
 
@@ -208,6 +210,8 @@ class TemplatedDecoder:
         for name in ("packets", "bytes"):
             if name in reverse:
                 went |= reverse[name].data > 0
+                if not self.state.wants(name):
+                    del reverse[name]
         for name in ("exporter", "observation_domain", "export_protocol", "received_ns", "sequence",
                      "sampling_rate", "sampling_source"):  # fmt: skip
             if name in forward:

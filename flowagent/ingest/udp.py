@@ -59,7 +59,7 @@ class Config(Settings, frozen=True):
     """Sampling rate by exporter subnet, over what the exporter says."""
     max_delay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     """Seconds that a datagram may wait in the socket."""
-    batch: Annotated[int, msgspec.Meta(ge=16, le=16384)] = 4096
+    batch: Annotated[int, msgspec.Meta(ge=16, le=16384)] = 8192
     """Datagrams taken at once."""
 
     def build(self, ctx: Context) -> UdpSource:
