@@ -156,7 +156,9 @@ class _Table:
         self._templates = templates
         self._variable = np.array([len(skips) for skips, _ in runs])
         self._most = int(self._variable.max())
-        self._skips = np.array([skips + [0] * (self._most - len(skips)) for skips, _ in runs]).reshape(-1, self._most)
+        self._skips = np.zeros((len(runs), self._most), np.int64)
+        for row, (skips, _) in zip(self._skips, runs, strict=True):
+            row[: len(skips)] = skips
         self._tail = np.array([tail for _, tail in runs])
         self.min_length = np.array([template.min_length for template in templates])
 
