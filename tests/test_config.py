@@ -42,7 +42,7 @@ def test_every_default():
                 "reuse_port": False,
                 "sampling_rates": {},
                 "max_delay": 0.1,
-                "batch": 4096,
+                "batch": 8192,
             }
         ],
         "analyse": [{"type": "counters", "name": "counters", "labels": ["exporter", "proto"], "max_series": 1000}],

@@ -157,8 +157,10 @@ class FileSink:
         if raw is None or final is None:
             return
         try:
+            # What failed last time is in the compressor's past already: without it nothing after it could be read.
+            rest = self._unwritten[0] if self._unwritten is not None and self._compression != "none" else b""
             with raw:
-                self._put(self._end())
+                self._put(rest + self._end())
         except OSError as error:
             self._ctx.log.error("cannot complete %s: %s", raw.name, error.strerror)  # noqa: TRY400
             return

@@ -183,7 +183,7 @@ def only_icmp(columns: dict[str, f.Values], proto: f.Values | None) -> None:
         return
     icmp = np.isin(proto.data, _ICMP_PROTOCOLS)
     if proto.known is not None:
-        icmp |= ~proto.known
+        icmp &= proto.known
     if bool(icmp.all()):
         return
     for name in ("icmp_type", "icmp_code"):

@@ -80,10 +80,23 @@ class Mix:
     def columns(self, data: Array, head: Head, wanted: Set[str]) -> dict[str, Values]:
         """The columns of all records; `head` has one row for each."""
         names = wanted | {"proto"} if {"icmp_type", "icmp_code"} & wanted else wanted
-        out = {name: self._column(data, head, ways) for name, ways in self._ways(names).items()}
-        known = {name: values for name, values in out.items() if values is not None}
-        only_icmp(known, known.get("proto"))
-        return {name: values for name, values in known.items() if name in wanted}
+        ways = self._ways(names)
+        read = {name: self._column(data, head, found) for name, found in ways.items()}
+        out = {name: values for name, values in read.items() if values is not None}
+        if "proto" in out:
+            only_icmp(out, self._said_proto(out["proto"], ways["proto"]))
+        return {name: values for name, values in out.items() if name in wanted}
+
+    def _said_proto(self, proto: Values, ways: dict[_Way, Array]) -> Values:
+        """The protocol, ICMP where the template has none: nothing speaks against its ICMP elements then."""
+        says = np.zeros(len(self.layouts), np.bool_)
+        for places in ways.values():
+            says |= places >= 0
+        silent = ~says[self.layout]
+        if not bool(silent.any()):
+            return proto
+        known = np.ones_like(silent) if proto.known is None else proto.known | silent
+        return Values(np.where(silent, np.uint8(1), proto.data), known)
 
     def _ways(self, names: Set[str]) -> dict[str, dict[_Way, Array]]:
         """For each column the ways to read it (length and converter), with the place in each layout, -1 for none."""

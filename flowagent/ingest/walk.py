@@ -128,7 +128,8 @@ class Walk:
                 if is_news and self._concerns(row, session, template.id):
                     self._flush(row)
                 if state.exporters.define(session, template, now_ns):
-                    decoder.release(session, template.id, int(self._header.order[row]))
+                    # What waited is older than anything in this datagram.
+                    decoder.release(session, template.id, int(self._header.order[row]) - (1 << 31))
         except DecodeError as error:
             state.stats.error(decoder.protocol, error.reason)
 

@@ -285,3 +285,15 @@ async def test_when_there_is_room_again_a_compressed_file_can_be_read(tmp_path, 
     found = [n for path in sorted(tmp_path.iterdir()) for n in numbers(read(path))]
     assert found[0] == 1
     assert found[-1000:] == values
+
+
+@pytest.mark.parametrize(("name", "read"), [("flows.ndjson.gz", read_gzip), ("flows.ndjson.zst", read_zstd)])
+async def test_a_compressed_file_that_ends_after_a_failure_can_be_read(tmp_path, clock, small_files, name, read):
+    values = np.random.default_rng(1).integers(0, 2**63, 1000).tolist()
+    async with sink(tmp_path / name, clock) as out:
+        await out.write(rows(1))
+        small_files.hold()
+        with pytest.raises(Retry):
+            await out.write(rows(*values))
+        small_files.release()
+    assert numbers(read(tmp_path / name))[0] == 1
