@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from flowagent import __version__
-from flowagent.channel import Policy
 from flowagent.component import Context
 from flowagent.config import Config, load, state_directory
 from flowagent.errors import ConfigError
@@ -26,10 +25,10 @@ Beside = Callable[["Agent", asyncio.Event], Awaitable[None]]
 class Agent:
     """One process of flowagent; `run` returns when it was told to stop and has drained."""
 
-    def __init__(self, config: Config, ctx: Context | None = None, *, policy: Policy = "drop_oldest") -> None:
+    def __init__(self, config: Config, ctx: Context | None = None) -> None:
         self._config = config
         self.ctx = ctx or Context("flowagent", state_dir=state_directory(config.state))
-        self.pipeline = Pipeline(config, self.ctx, policy=policy)
+        self.pipeline = Pipeline(config, self.ctx)
         self.server = Server(config.http, self, self.ctx.named("http"))
         self.started = asyncio.Event()
         self._exposition = Exposition(self.ctx.metrics)

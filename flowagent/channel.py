@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from flowagent.batch import Batch
 from flowagent.outcome import Ticket
-
-Policy = Literal["drop_oldest", "block"]
 
 
 class Item(NamedTuple):
@@ -20,15 +18,12 @@ class Item(NamedTuple):
 
 
 class Channel:
-    """Holds at most `max_rows` rows. Full, it drops the oldest (live traffic) or makes the giver wait (replay)."""
+    """Holds at most `max_rows` rows; full, it drops the oldest batches: live traffic waits for nobody."""
 
-    def __init__(self, max_rows: int, policy: Policy) -> None:
+    def __init__(self, max_rows: int) -> None:
         self._max_rows = max_rows
-        self._policy = policy
         self._items: deque[Item] = deque()
         self._changed = asyncio.Event()
-        self._space = asyncio.Event()
-        self._space.set()
         self._closed = False
         self.rows = 0
         self.dropped_rows = 0
@@ -37,19 +32,12 @@ class Channel:
         """Take a batch; what no longer fits is dropped, oldest first."""
         self._items.append(item)
         self.rows += len(item.batch)
-        while self._policy == "drop_oldest" and self.rows > self._max_rows and len(self._items) > 1:
+        while self.rows > self._max_rows and len(self._items) > 1:
             old = self._items.popleft()
             self.rows -= len(old.batch)
             self.dropped_rows += len(old.batch)
             old.ticket.done("sink_queue_full")
-        if self.rows >= self._max_rows:
-            self._space.clear()
         self._changed.set()
-
-    async def space(self) -> None:
-        """Until there is room; at once where the oldest is dropped instead."""
-        if self._policy == "block":
-            await self._space.wait()
 
     async def get(self) -> Item | None:
         """The oldest batch, or None when the channel was closed and is empty."""
@@ -60,8 +48,6 @@ class Channel:
             await self._changed.wait()
         item = self._items.popleft()
         self.rows -= len(item.batch)
-        if self.rows < self._max_rows:
-            self._space.set()
         return item
 
     def close(self) -> None:
@@ -76,4 +62,3 @@ class Channel:
             self.rows -= len(item.batch)
             self.dropped_rows += len(item.batch)
             item.ticket.done(reason)
-        self._space.set()

@@ -40,7 +40,9 @@ def main() -> NoReturn:
         app()
     except ConfigError as error:
         fail(str(error))
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            fail(str(error))
         # The reader of stdout went away: no error, but nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
@@ -167,8 +169,9 @@ def replay(
         }
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
     sys.stdout.flush()
-    damaged = everything.skipped.keys() - {"not_udp"}
-    if strict and (everything.errors or everything.buffered["expired"] or damaged):
+    if everything.not_udp:
+        sys.stderr.write(f"{everything.not_udp} packets are not UDP and were left out\n")
+    if strict and (everything.errors or everything.buffered["expired"]):
         sys.exit(1)
 
 

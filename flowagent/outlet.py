@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from flowagent.channel import Channel, Item, Policy
+from flowagent.batch import Batch
+from flowagent.channel import Channel
 from flowagent.component import Context, Sink
 from flowagent.errors import Rejected, Retry
 from flowagent.metrics import Family
 
 MAX_ROWS = 500_000
 """Rows that may wait for one sink."""
-_SLICE = 4096
-"""Rows sent at a time, so that encoding never holds up the loop for long."""
+_WRITE_SECONDS = 30.0
+"""A write that takes longer is given up and tried again."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
 
 
 class Outlet:
     """Drains one channel into one sink; a dead sink slows nobody else."""
 
-    def __init__(self, sink: Sink, ctx: Context, policy: Policy, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, sink: Sink, ctx: Context, max_rows: int = MAX_ROWS) -> None:
         self.sink = sink
-        self.channel = Channel(max_rows, policy)
+        self.channel = Channel(max_rows)
         self.failing: str | None = None
         self._ctx = ctx
         self._records = self._bytes = self._retries = self._errors = 0
@@ -31,42 +32,47 @@ class Outlet:
         """Until the channel is closed and empty."""
         while (item := await self.channel.get()) is not None:
             try:
-                await self._send(item)
+                reason = await self._send(item.batch)
             except asyncio.CancelledError:
                 item.ticket.done("shutdown")
                 raise
-
-    async def _send(self, item: Item) -> None:
-        batch = item.batch
-        for start in range(0, len(batch), _SLICE):
-            part = batch if len(batch) <= _SLICE else batch.rows(start, start + _SLICE)
-            pause = _FIRST_PAUSE
-            while True:
-                try:
-                    self._bytes += await self.sink.write(part)
-                    break
-                except Retry as error:
-                    self._fail(str(error))
-                    self._retries += 1
-                    jitter = 0.5 + float(self._ctx.rng.random())
-                    await asyncio.sleep(error.after if error.after is not None else pause * jitter)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
-                except Rejected as error:
-                    self._fail(str(error))
-                    item.ticket.done(f"sink_{error.reason}")
-                    return
-                except Exception:
-                    # A fault of the sink's own code must not take the agent down.
-                    self._errors += 1
-                    self._ctx.log.exception("lost %d rows to an unexpected error", len(batch) - start)
-                    item.ticket.done("sink_internal")
-                    return
-            if self.failing:
-                self._ctx.log.info("works again")
-                self.failing = None
-            self._records += len(part)
+            item.ticket.done(reason)
             await asyncio.sleep(0)
-        item.ticket.done(None)
+
+    async def _send(self, batch: Batch) -> str | None:
+        """Send until the sink takes the rows (None) or refuses them (the reason)."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with asyncio.timeout(_WRITE_SECONDS):
+                    self._bytes += await self.sink.write(batch)
+            except Retry as error:
+                self._fail(str(error))
+                wait = error.after
+            except TimeoutError:
+                self._fail(f"no answer within {_WRITE_SECONDS:g} s")
+                wait = None
+            except Rejected as error:
+                self._fail(str(error))
+                return f"sink_{error.reason}"
+            except Exception:
+                # A fault of the sink's own code must not take the agent down.
+                self._errors += 1
+                self._ctx.log.exception("lost %d rows to an unexpected error", len(batch))
+                return "sink_internal"
+            else:
+                self._sent(batch)
+                return None
+            self._retries += 1
+            jitter = 0.5 + float(self._ctx.rng.random())
+            await asyncio.sleep(wait if wait is not None else pause * jitter)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _sent(self, batch: Batch) -> None:
+        self._records += len(batch)
+        if self.failing:
+            self._ctx.log.info("works again")
+            self.failing = None
 
     def _fail(self, problem: str) -> None:
         self._errors += 1

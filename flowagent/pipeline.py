@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
 from flowagent.aggregate.window import Window
 from flowagent.batch import Batch
-from flowagent.channel import Item, Policy
+from flowagent.channel import Item
 from flowagent.clock import SECOND
 from flowagent.component import Context, Sink, Source
 from flowagent.config import PACKAGES, Config, Kind
@@ -28,6 +28,8 @@ from flowagent.prepare import Prepare
 
 _TICK = 0.25
 """Seconds between looks at the window's end."""
+_SLICE = 4096
+"""Rows handed to the sinks at a time, so that encoding them never holds up the loop for long."""
 DRAIN_SECONDS = 10.0
 """How long sinks may take to send what is left when the agent ends."""
 
@@ -42,11 +44,10 @@ def build(kind: Kind, ctx: Context) -> Any:
 class Pipeline:
     """Built from a checked configuration; runs inside `async with`."""
 
-    def __init__(self, config: Config, ctx: Context, *, policy: Policy = "drop_oldest") -> None:
+    def __init__(self, config: Config, ctx: Context) -> None:
         self.config = config
         self.outcomes = Outcomes()
         self._ctx = ctx
-        self._policy = policy
         self._prepare = Prepare(self.outcomes)
         self.sources: dict[Kind, Source] = {}
         self.outlets: dict[Kind, Outlet] = {}
@@ -66,7 +67,7 @@ class Pipeline:
         sources = {k: self.sources.get(k) or cast("Source", build(k, self._ctx)) for k in config.ingest}
         analysis = {k: self._analysis.get(k) or build(k, self._ctx) for k in config.analyse}
         outlets = {
-            k: self.outlets.get(k) or Outlet(cast("Sink", build(k, self._ctx)), self._ctx.named(k.name), self._policy)
+            k: self.outlets.get(k) or Outlet(cast("Sink", build(k, self._ctx)), self._ctx.named(k.name))
             for k in config.export
         }
         self.sources, self._analysis, self.outlets = sources, analysis, outlets
@@ -125,42 +126,45 @@ class Pipeline:
             task = self._group.create_task(run(), name=f"{kind.section} {kind.name}")
             self._running[kind] = (stack.pop_all(), task)
 
-    async def _end(self, kind: Kind, *, within: float | None = None) -> None:
-        """End a component: cancelled at once, or given time to finish by itself."""
+    async def _end(self, kind: Kind) -> None:
+        """End a component."""
         running = self._running.pop(kind, None)
         if running is None:
             return
         stack, task = running
-        if within is None:
-            task.cancel()
-        _, unfinished = await asyncio.wait([task], timeout=within)
-        if unfinished:
-            self._ctx.log.warning("%s %s did not finish within %g s", kind.section, kind.name, within)
-            task.cancel()
-            await asyncio.wait([task])
+        task.cancel()
+        await asyncio.wait([task])
         await stack.aclose()
 
     async def _until(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             if all(k in self._running and self._running[k][1].done() for k in self.sources):
                 return
-            with_timeout = asyncio.wait_for(stop.wait(), _TICK)
             try:
-                await with_timeout
+                async with asyncio.timeout(_TICK):
+                    await stop.wait()
             except TimeoutError:
                 self.tick()
-            for outlet in self.outlets.values():
-                await outlet.channel.space()
 
     async def _finish(self) -> None:
         """Drain from the sources down."""
         for kind in list(self.sources):
             await self._end(kind)
         self._forward(self._window.flush(self._ctx.clock.now_ns(), final=True))
-        for kind, outlet in self.outlets.items():
+        await self._drain(self.outlets, "shutdown")
+
+    async def _drain(self, outlets: Mapping[Kind, Outlet], reason: str) -> None:
+        """Let sinks send what is left, all at the same time, and end them."""
+        for outlet in outlets.values():
             outlet.channel.close()
-            await self._end(kind, within=DRAIN_SECONDS)
-            outlet.channel.abandon("shutdown")
+        tasks = [self._running[kind][1] for kind in outlets if kind in self._running]
+        if tasks:
+            await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
+        for kind, outlet in outlets.items():
+            if kind in self._running and not self._running[kind][1].done():
+                self._ctx.log.warning("%s %s did not finish within %g s", kind.section, kind.name, DRAIN_SECONDS)
+            await self._end(kind)
+            outlet.channel.abandon(reason)
 
     def deliver(self, batch: Batch) -> None:
         """Take decoded records; sync and quick, whatever the sinks do."""
@@ -176,11 +180,11 @@ class Pipeline:
         self._forward(self._window.flush(self._ctx.clock.now_ns()))
 
     def _forward(self, batch: Batch) -> None:
-        if not len(batch):
-            return
-        ticket = Ticket(self.outcomes, batch.record_count, len(self.outlets))
-        for outlet in self.outlets.values():
-            outlet.channel.put(Item(batch, ticket))
+        for start in range(0, len(batch), _SLICE):
+            part = batch.rows(start, start + _SLICE) if len(batch) > _SLICE else batch
+            ticket = Ticket(self.outcomes, part.record_count, len(self.outlets))
+            for outlet in self.outlets.values():
+                outlet.channel.put(Item(part, ticket))
 
     async def reload(self, config: Config) -> None:
         """Change to another configuration: what is the same goes on, what is gone drains and ends, what is new starts.
@@ -217,10 +221,7 @@ class Pipeline:
                 source.want(self._wanted())
             await self._start()
             raise
-        for kind in [k for k in old_outlets if k not in self.outlets]:
-            old_outlets[kind].channel.close()
-            await self._end(kind, within=DRAIN_SECONDS)
-            old_outlets[kind].channel.abandon("reload")
+        await self._drain({k: outlet for k, outlet in old_outlets.items() if k not in self.outlets}, "reload")
 
     def not_ready(self) -> list[str]:
         """What keeps the agent from being ready; empty when it is."""

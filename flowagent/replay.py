@@ -48,7 +48,8 @@ class Summary:
     file: str
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUMMED, 0))
     errors: dict[str, int] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
+    not_udp: int = 0
+    """Packets of a capture that are no UDP datagrams: not damaged, but not exports either."""
     buffered: dict[str, int] = field(default_factory=lambda: {"held": 0, "replayed": 0, "expired": 0})
     exporters: list[str] = field(default_factory=list)
 
@@ -58,7 +59,6 @@ class Summary:
             "file": self.file,
             **self.counts,
             "errors": self.errors,
-            "skipped": self.skipped,
             "buffered": self.buffered,
             "exporters": self.exporters,
         }
@@ -68,10 +68,10 @@ def total(summaries: Iterable[Summary]) -> Summary:
     """The same over all captures."""
     out = Summary("")
     for one in summaries:
-        for mine, more in ((out.counts, one.counts), (out.errors, one.errors),
-                           (out.skipped, one.skipped), (out.buffered, one.buffered)):  # fmt: skip
+        for mine, more in ((out.counts, one.counts), (out.errors, one.errors), (out.buffered, one.buffered)):
             for name, count in more.items():
                 mine[name] = mine.get(name, 0) + count
+        out.not_udp += one.not_udp
         out.exporters = sorted({*out.exporters, *one.exporters})
     return out
 
@@ -205,5 +205,9 @@ def _fill(summary: Summary, decoder: Decoder, capture: Capture) -> None:
     }
     for (_, reason), count in sorted(stats.errors.items()):
         summary.errors[reason] = summary.errors.get(reason, 0) + count
-    summary.skipped = dict(capture.skipped)
+    for reason, count in sorted(capture.skipped.items()):
+        if reason == "not_udp":
+            summary.not_udp = count
+        else:
+            summary.errors[reason] = summary.errors.get(reason, 0) + count
     summary.buffered = {"held": stats.held, "replayed": stats.replayed, "expired": stats.expired}

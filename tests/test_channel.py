@@ -31,7 +31,7 @@ async def contents(channel):
 
 
 async def test_first_in_first_out(outcomes):
-    channel = Channel(100, "drop_oldest")
+    channel = Channel(100)
     for rows in (1, 2, 3):
         channel.put(item(outcomes, rows))
     assert channel.rows == 6
@@ -40,7 +40,7 @@ async def test_first_in_first_out(outcomes):
 
 
 async def test_full_it_drops_the_oldest_and_counts(outcomes):
-    channel = Channel(10, "drop_oldest")
+    channel = Channel(10)
     for rows in (4, 5, 6):
         channel.put(item(outcomes, rows))
     assert (channel.rows, channel.dropped_rows) == (6, 9)
@@ -49,42 +49,20 @@ async def test_full_it_drops_the_oldest_and_counts(outcomes):
 
 
 async def test_exactly_full_nothing_is_dropped(outcomes):
-    channel = Channel(10, "drop_oldest")
+    channel = Channel(10)
     channel.put(item(outcomes, 4))
     channel.put(item(outcomes, 6))
     assert (channel.rows, channel.dropped_rows) == (10, 0)
 
 
 async def test_one_batch_larger_than_the_queue_is_kept(outcomes):
-    channel = Channel(10, "drop_oldest")
+    channel = Channel(10)
     channel.put(item(outcomes, 50))
     assert await contents(channel) == [50]
 
 
-async def test_blocking_it_drops_nothing_and_has_no_space(outcomes):
-    channel = Channel(10, "block")
-    for _ in range(3):
-        channel.put(item(outcomes, 6))
-    assert channel.dropped_rows == 0
-    async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(channel.space())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        await channel.get()
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        await channel.get()
-    assert channel.rows == 6
-
-
-async def test_where_the_oldest_is_dropped_there_is_always_space(outcomes):
-    channel = Channel(1, "drop_oldest")
-    channel.put(item(outcomes, 5))
-    await channel.space()
-
-
 async def test_get_waits_for_what_comes(outcomes):
-    channel = Channel(10, "drop_oldest")
+    channel = Channel(10)
     async with asyncio.TaskGroup() as group:
         taker = group.create_task(channel.get())
         await asyncio.sleep(0)
@@ -94,7 +72,7 @@ async def test_get_waits_for_what_comes(outcomes):
 
 
 async def test_closing_wakes_who_waits():
-    channel = Channel(10, "drop_oldest")
+    channel = Channel(10)
     async with asyncio.TaskGroup() as group:
         taker = group.create_task(channel.get())
         await asyncio.sleep(0)
@@ -103,7 +81,7 @@ async def test_closing_wakes_who_waits():
 
 
 async def test_closed_it_is_emptied_first(outcomes):
-    channel = Channel(10, "drop_oldest")
+    channel = Channel(10)
     channel.put(item(outcomes, 3))
     channel.close()
     assert len((await channel.get()).batch) == 3
@@ -112,29 +90,23 @@ async def test_closed_it_is_emptied_first(outcomes):
 
 
 async def test_abandoning_drops_all_that_is_left(outcomes):
-    channel = Channel(10, "block")
+    channel = Channel(20)
     channel.put(item(outcomes, 8))
     channel.put(item(outcomes, 7))
     channel.abandon("shutdown")
     assert (channel.rows, channel.dropped_rows) == (0, 15)
     assert outcomes.counts["dropped", "shutdown"] == 15
-    await channel.space()
 
 
-@given(
-    sizes=st.lists(st.integers(1, 30), max_size=30),
-    limit=st.integers(1, 60),
-    policy=st.sampled_from(["drop_oldest", "block"]),
-)
-def test_rows_given_are_rows_taken_or_dropped(sizes, limit, policy):
+@given(sizes=st.lists(st.integers(1, 30), max_size=30), limit=st.integers(1, 60))
+def test_rows_given_are_rows_taken_or_dropped(sizes, limit):
     outcomes = Outcomes()
 
     async def run():
-        channel = Channel(limit, policy)
+        channel = Channel(limit)
         for rows in sizes:
             channel.put(item(outcomes, rows))
-            if policy == "drop_oldest":
-                assert channel.rows <= max(limit, rows)
+            assert channel.rows <= max(limit, rows)
         dropped = channel.dropped_rows
         return dropped, await contents(channel)
 

@@ -109,12 +109,11 @@ class Analysis:
 class Bench:
     """A pipeline of doubles and what they wrote into the journal."""
 
-    def __init__(self, *, window=PASS, **policy):
+    def __init__(self, *, window=PASS):
         self.journal = []
         self.clock = ManualClock()
         self.made = {}
         self.window = window
-        self.policy = policy
 
     def kind(self, section, name, version=1, **settings):
         cls = {"ingest": Source, "export": Sink}[section]
@@ -136,7 +135,7 @@ class Bench:
         return Config(tuple(sources), tuple(analyse), tuple(sinks), window or self.window, Http(), State())
 
     def build(self, *args, **settings):
-        self.pipeline = Pipeline(self.config(*args, **settings), Context("test", self.clock), **self.policy)
+        self.pipeline = Pipeline(self.config(*args, **settings), Context("test", self.clock))
         return self.pipeline
 
     @asynccontextmanager

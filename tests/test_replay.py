@@ -112,11 +112,11 @@ def test_a_total_of_nothing():
 
 
 def test_errors_and_exporters_are_put_together():
-    first = Summary("a", errors={"truncated": 1}, skipped={"not_udp": 2}, exporters=["b", "a"])
+    first = Summary("a", errors={"truncated": 1}, not_udp=2, exporters=["b", "a"])
     second = Summary("b", errors={"truncated": 2, "bad_set_length": 1}, exporters=["c", "a"])
     everything = total([first, second])
     assert everything.errors == {"truncated": 3, "bad_set_length": 1}
-    assert everything.skipped == {"not_udp": 2}
+    assert everything.not_udp == 2
     assert everything.exporters == ["a", "b", "c"]
     assert first.errors == {"truncated": 1}
 

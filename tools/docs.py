@@ -22,9 +22,10 @@ def columns_page() -> str:
     lines = [
         "# Columns",
         "",
-        "The names of columns in `replay` output, files, configuration and API. Values as exported; unknown ones are left",
-        "out. In a window a column is either part of the key or merged by its rule. Elements without a column keep their",
-        "IANA name (`ipClassOfService`), or `pen6876_898` where nobody registered one; repeated ones end in `_2`, `_3`.",
+        "The names of columns in `replay` output, files, configuration and API. Values as exported; unknown ones",
+        "are left out. In a window a column is either part of the key or merged by its rule. Elements without a",
+        "column keep their IANA name (`ipClassOfService`), or `pen6876_898` where nobody registered one; repeated",
+        "ones end in `_2`, `_3`.",
         "",
         "| column | type | unit | in a window | meaning |",
         "|---|---|---|---|---|",
@@ -43,9 +44,10 @@ def configuration_page() -> str:
     parts = [
         "# Configuration",
         "",
-        "One YAML file, all of it optional. A kind is chosen by its `type`; several of one type need different `name`s.",
-        "`${NAME}` and `${NAME:-default}` in values come from the environment. SIGHUP reloads: what did not change goes on,",
-        "and a wrong file leaves the old configuration running. `flowagent config check|show|schema|example` help.",
+        "One YAML file, all of it optional. A kind is chosen by its `type`; several of one type may have a `name`",
+        "each. `${NAME}` and `${NAME:-default}` in values come from the environment. SIGHUP reloads: what did not",
+        "change goes on, and a wrong file leaves the old configuration running. `flowagent config` can check, show",
+        "and explain.",
         "",
         "```yaml",
         config.EXAMPLE.rstrip(),
@@ -61,7 +63,8 @@ def configuration_page() -> str:
 
 def _settings(title: str, settings: type[Settings]) -> list[str]:
     docs = _attribute_docs(settings)
-    rows = ["", f"## {title}", "", inspect.getdoc(settings) or "", "", "| setting | default | meaning |", "|---|---|---|"]
+    rows = ["", f"## {title}", "", inspect.getdoc(settings) or "", ""]
+    rows += ["| setting | default | meaning |", "|---|---|---|"]
     for field in msgspec.structs.fields(settings):
         if field.default is not msgspec.NODEFAULT:
             default = msgspec.json.encode(field.default).decode()

@@ -59,7 +59,8 @@ class Window:
         self._raw_rows += len(batch)
         if self._raw_rows >= _RAW_ROWS:
             self._fold_raw()
-            if sum(len(p) for p in self._partials) >= max(_MIN_MERGE, 2 * len(self._merged)):
+            enough = min(max(_MIN_MERGE, 2 * len(self._merged)), self._max_keys)
+            if sum(len(p) for p in self._partials) >= enough:
                 self._merge()
                 if len(self._merged) > self._max_keys:
                     self._early += 1

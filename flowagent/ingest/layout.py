@@ -126,6 +126,7 @@ class Layout:
         plain = not self._reverse and all(len(pieces) == 1 for pieces in self._pieces.values())
         self.places = {name: pieces[0] for name, pieces in self._pieces.items()} if plain else None
         """Where each column lies; None where that is not all there is to say."""
+        self.last_asked: tuple[frozenset[str], list[tuple[str, tuple[int, f.Converter], int]]] | None = None
 
     def _place_scope(self, number: int, offset: int, length: int) -> None:
         convert = f.converter("unsigned64", length)

@@ -36,11 +36,14 @@ def can_mix(template: Template) -> bool:
     return layout_of(template, variable if template.is_variable else None).places is not None
 
 
-@lru_cache(maxsize=4096)
 def _places(layout: Layout, names: frozenset[str]) -> list[tuple[str, _Way, int]]:
-    """Where these columns lie in a layout."""
-    found = ((name, layout.places.get(name)) for name in sorted(names)) if layout.places else ()
-    return [(name, (piece.length, piece.convert), piece.offset) for name, piece in found if piece]
+    """Where these columns lie in a layout; kept there for the columns asked for last."""
+    asked, places = layout.last_asked or (None, [])
+    if asked != names:
+        found = ((name, layout.places.get(name)) for name in sorted(names)) if layout.places else ()
+        places = [(name, (piece.length, piece.convert), piece.offset) for name, piece in found if piece]
+        layout.last_asked = (names, places)
+    return places
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ class Server:
             return self
         host, port = parse_listen(self._config.listen, "http.listen")
         app = web.Application(middlewares=[self._guard()])
+        app.on_response_prepare.append(self._harden)
         app.add_routes([
             web.get("/", self._index),
             web.get("/metrics", self._metrics),
@@ -122,12 +123,14 @@ class Server:
                     raise web.HTTPUnauthorized(
                         headers={"WWW-Authenticate": "Bearer"}, text="a bearer token is needed\n"
                     )
-            response = await handler(request)
-            response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
-            response.headers["X-Content-Type-Options"] = "nosniff"
-            return response
+            return await handler(request)
 
         return guard
+
+    @staticmethod
+    async def _harden(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+        response.headers["X-Content-Type-Options"] = "nosniff"
 
     async def _index(self, _: web.Request) -> web.Response:
         items = "".join(f'<li><a href="{path}">{path}</a> {escape(text)}</li>' for path, text in _LINKS.items())

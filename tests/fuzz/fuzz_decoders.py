@@ -184,16 +184,18 @@ class Check:
             assert min(self.decoder.exporters.lost_records().values(), default=0) >= 0, "negative loss"
 
 
-def fuzz(count: int, seed: int, size: int, report: Callable[[str], None]) -> dict[str, int]:
+def fuzz(
+    count: int, seed: int, size: int, report: Callable[[str], None], make: Callable[[], Check] = Check
+) -> dict[str, int]:
     """Feed `count` datagrams; returns what was counted. Raises AssertionError with a reproducer's path."""
-    mutator, check = Mutator(corpus(), seed, size), Check()
+    mutator, check = Mutator(corpus(), seed, size), make()
     batches = -(-count // size)
     warm_up, base, began = max(1, batches // 5), 0, time.perf_counter()
     for number in range(batches):
         try:
             check.feed(mutator.batch(number))
         except Exception as error:
-            path = _reproducer(mutator, number, seed, error)
+            path = _reproducer(mutator, number, seed, error, make)
             raise AssertionError(f"batch {number} of seed {seed}: {error!r}; reproducer in {path}") from error
         if number + 1 == warm_up:
             base = rss()
@@ -216,14 +218,17 @@ def rss() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def _reproducer(mutator: Mutator, number: int, seed: int, error: Exception) -> Path:
+def _reproducer(mutator: Mutator, number: int, seed: int, error: Exception, make: Callable[[], Check]) -> Path:
     """The fewest datagrams that fail in the same way in a decoder that has seen nothing else."""
-    kind = type(error)
+
+    def fails(sequence: list) -> bool:
+        return _fails(sequence, type(error), make())
+
     for before in (0, 1, 3, 15, 63, 255):
         first = max(0, number - before)
         batches = [mutator.batch(k) for k in range(first, number + 1)]
         sequence = [(batch, i) for batch in batches for i in range(len(batch))]
-        if _fails(sequence, kind):
+        if fails(sequence):
             break
         if first == 0:
             return _save(sequence[-1:], seed, number, "not seen again without all that came before")
@@ -233,7 +238,7 @@ def _reproducer(mutator: Mutator, number: int, seed: int, error: Exception) -> P
     while len(sequence) > 1:
         step = -(-len(sequence) // pieces)
         for rest in _without(sequence, step):
-            if _fails(rest, kind):
+            if fails(rest):
                 sequence, pieces = rest, max(2, pieces - 1)
                 break
         else:
@@ -247,8 +252,7 @@ def _without(sequence: list, step: int) -> Iterator[list]:
     return (sequence[:at] + sequence[at + step :] for at in range(0, len(sequence), step))
 
 
-def _fails(sequence: list[tuple[Datagrams, int]], kind: type[Exception]) -> bool:
-    check = Check()
+def _fails(sequence: list[tuple[Datagrams, int]], kind: type[Exception], check: Check) -> bool:
     try:
         check.feed(_joined(sequence))
     except kind:

@@ -84,7 +84,9 @@ def variable(content: bytes, *, long=False) -> bytes:
     return head + content
 
 
-def v5(*records: bytes, version=5, count=None, uptime=0, export=EXPORT, ns=0, sequence=0, engine=0, sampling=0) -> bytes:
+def v5(
+    *records: bytes, version=5, count=None, uptime=0, export=EXPORT, ns=0, sequence=0, engine=0, sampling=0
+) -> bytes:
     count = len(records) if count is None else count
     head = struct.pack("!HHIII", version, count, uptime, export, ns)
     if version != 1:

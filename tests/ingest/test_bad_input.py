@@ -6,7 +6,21 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from build import FLOW, column, define, feed, flow, flow_set, ipfix, options_template, template, v5, v5_record, v9, variable
+from build import (
+    FLOW,
+    column,
+    define,
+    feed,
+    flow,
+    flow_set,
+    ipfix,
+    options_template,
+    template,
+    v5,
+    v5_record,
+    v9,
+    variable,
+)
 from captured import NAMES, payloads
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,7 +83,10 @@ def test_every_byte_of_real_datagrams_replaced(decoder, name):
     assert_good_exporter_is_decoded(decoder)
 
 
-@given(st.lists(st.binary(max_size=120), max_size=10), st.sampled_from([b"", b"\0\x01", b"\0\x05", b"\0\x07", b"\0\x09", b"\0\x0a"]))
+@given(
+    st.lists(st.binary(max_size=120), max_size=10),
+    st.sampled_from([b"", b"\0\x01", b"\0\x05", b"\0\x07", b"\0\x09", b"\0\x0a"]),
+)
 def test_random_bytes(bodies, version):
     decoder = Decoder()
     swallow(decoder, [version + body for body in bodies])
@@ -77,17 +94,24 @@ def test_random_bytes(bodies, version):
 
 
 SET = st.builds(
-    lambda number, body, length: flow_set(number, body, length),
+    flow_set,
     st.sampled_from([0, 1, 2, 3, 256, 257, 300]),
     st.one_of(
         st.binary(max_size=60),
         st.builds(
             lambda fields: template(256, *fields),
-            st.lists(st.tuples(st.integers(0, 400), st.sampled_from([0, 1, 3, 4, 5, 8, 9, 16, 17, VARIABLE])), max_size=6),
+            st.lists(
+                st.tuples(st.integers(0, 400), st.sampled_from([0, 1, 3, 4, 5, 8, 9, 16, 17, VARIABLE])), max_size=6
+            ),
         ),
         st.builds(
             lambda fields: options_template(257, 1, *fields),
-            st.lists(st.tuples(st.sampled_from([34, 50, 48, 302, 305, 306, 309, 310, 311, 160, 149, 10]), st.integers(0, 17)), max_size=4),
+            st.lists(
+                st.tuples(
+                    st.sampled_from([34, 50, 48, 302, 305, 306, 309, 310, 311, 160, 149, 10]), st.integers(0, 17)
+                ),
+                max_size=4,
+            ),
         ),
     ),
     st.sampled_from([None] * 12 + [0, 3, 4, 5, 65535]),
@@ -122,15 +146,25 @@ def test_clocks_years_off(decoder, export):
     fields = ((22, 4), (158, 8), (152, 8), (150, 8), (154, 8), (156, 8), (159, 4))
     record = b"\xff" * sum(n for _, n in fields)
     for each in (fields, fields[:1], fields[1:2], fields[3:4], fields[4:5], fields[5:6]):
-        swallow(decoder, [make(define(400, *each, version=n), flow_set(400, record), export=export) for make, n in ((ipfix, 10), (v9, 9))])
+        swallow(
+            decoder,
+            [
+                make(define(400, *each, version=n), flow_set(400, record), export=export)
+                for make, n in ((ipfix, 10), (v9, 9))
+            ],
+        )
     swallow(decoder, [v5(v5_record(first=2**32 - 1), export=export, ns=2**32 - 1)])
     assert_good_exporter_is_decoded(decoder)
 
 
 # Floods
 
+
 def test_ten_thousand_templates_of_one_exporter(decoder):
-    messages = [ipfix(flow_set(2, b"".join(template(256 + 100 * k + i, (8, 4), (1, 4)) for i in range(100)))) for k in range(100)]
+    messages = [
+        ipfix(flow_set(2, b"".join(template(256 + 100 * k + i, (8, 4), (1, 4)) for i in range(100))))
+        for k in range(100)
+    ]
     assert grown(lambda: swallow(decoder, messages)) < 8 * MB
     assert sum(len(d.templates) for d in decoder.exporters) == 1 + MAX_DOMAIN_TEMPLATES
     assert_good_exporter_is_decoded(decoder)
@@ -140,7 +174,9 @@ def test_templates_as_large_as_they_may_be():
     """Their definitions and the layouts made of them stay within bounds, and so does the time."""
     decoder = Decoder(wanted=frozenset({"bytes"}))
     wide = [(i + 1, 4) for i in range(340)]
-    messages = [ipfix(define(256 + k, *wide, (1, 1 + k % 8)), flow_set(256 + k, bytes(1360 + 1 + k % 8))) for k in range(1000)]
+    messages = [
+        ipfix(define(256 + k, *wide, (1, 1 + k % 8)), flow_set(256 + k, bytes(1360 + 1 + k % 8))) for k in range(1000)
+    ]
     began = time.perf_counter()
     assert grown(lambda: [swallow(decoder, messages[i : i + 100]) for i in range(0, 1000, 100)]) < 128 * MB
     assert time.perf_counter() - began < 60
@@ -176,7 +212,10 @@ def test_options_that_name_more_domains_than_fit():
     decoder = Decoder()
     head = ipfix(flow_set(3, options_template(256, 1, (149, 4), (34, 4))))
     records = [b"".join(struct.pack("!II", k * 8000 + i, 7) for i in range(8000)) for k in range(3)]
-    swallow(decoder, [head, *(ipfix(flow_set(256, r), domain=1) for r in records), ipfix(define(300, *FLOW), flow_set(300, flow()))])
+    swallow(
+        decoder,
+        [head, *(ipfix(flow_set(256, r), domain=1) for r in records), ipfix(define(300, *FLOW), flow_set(300, flow()))],
+    )
     assert sum(1 for _ in decoder.exporters) <= MAX_DOMAINS
     assert sum(d.size for d in decoder.exporters) <= MAX_EXPORTER_BYTES
 

@@ -5,7 +5,6 @@ import pytest
 from build import plain, rows
 from captured import NAMES, datagrams, decoded, is_sflow, payloads, truth
 
-from flowagent.addresses import address_words
 from flowagent.batch import Batch
 from flowagent.ingest.decoder import Decoder
 
@@ -93,7 +92,10 @@ def test_datagrams_and_templates(capture):
     assert +decoder.stats.datagrams == expected
     templates = known["templates"]
     if templates:
-        assert (decoder.stats.templates, decoder.stats.options_templates) == (templates["records"], templates["options"])
+        assert (decoder.stats.templates, decoder.stats.options_templates) == (
+            templates["records"],
+            templates["options"],
+        )
 
 
 def test_sums(capture):
@@ -247,7 +249,9 @@ def test_dropped_v9_datagrams_are_lost_at_their_mean():
 
 def test_extra_columns_have_the_names_of_the_registry():
     _, batch = decoded("ovs-ipfix-s1")
-    assert {"octetTotalCount", "interfaceName", "interfaceName_2", "ipVersion", "ethernetHeaderLength"} <= set(batch.columns)
+    assert {"octetTotalCount", "interfaceName", "interfaceName_2", "ipVersion", "ethernetHeaderLength"} <= set(
+        batch.columns
+    )
     assert set(plain(batch.take(batch.is_known("interfaceName")), "interfaceName")) >= {b"p1", b"p2", b"vx0"}
 
 

@@ -1,11 +1,25 @@
 """The decoder as a whole: protocols told apart, sets that wait, any chunking the same, time passing."""
 
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from build import (
-    FLOW, OVS, column, decode, define, feed, flow, flow_set, ipfix, options_template, ovs_flow, rows, v5, v5_record,
+    FLOW,
+    OVS,
+    column,
+    decode,
+    define,
+    feed,
+    flow,
+    flow_set,
+    ipfix,
+    options_template,
+    ovs_flow,
+    rows,
+    v5,
+    v5_record,
     v9,
 )  # fmt: skip
 from captured import NAMES, payloads
@@ -63,6 +77,7 @@ def test_the_buffer_may_be_used_again():
 
 # Sets that wait
 
+
 @pytest.mark.parametrize(("make", "version"), [(ipfix, 10), (v9, 9)])
 @pytest.mark.parametrize("together", [True, False])
 def test_sets_before_their_template(make, version, together):
@@ -111,16 +126,22 @@ def test_the_end_gives_up_what_waits():
 
 # Any chunking is the same
 
+
 def outcome(messages, cuts, senders):
     """Rows in order and everything counted, where the stream is cut at these places."""
     decoder = Decoder(ordered=True)
     edges = [0, *sorted(c for c in cuts if c < len(messages)), len(messages)]
     found = []
-    for start, stop in zip(edges, edges[1:], strict=False):
-        found += feed(decoder, *messages[start:stop], exporter=senders[start:stop], received_ns=list(range(start, stop)))
+    for start, stop in pairwise(edges):
+        found += feed(
+            decoder, *messages[start:stop], exporter=senders[start:stop], received_ns=list(range(start, stop))
+        )
     decoder.close()
     stats = decoder.stats
-    counts = [getattr(stats, name) for name in ("templates", "options_templates", "options_records", "held", "replayed", "expired")]
+    counts = [
+        getattr(stats, name)
+        for name in ("templates", "options_templates", "options_records", "held", "replayed", "expired")
+    ]
     return found, counts, +stats.datagrams, +stats.records, +stats.errors, +stats.sampling
 
 
@@ -128,7 +149,8 @@ SWAPPED = (FLOW[1], FLOW[0], *FLOW[2:])
 BIFLOW = (*FLOW, (29305, 1, 4))
 TEMPLATES = [define(300, *FLOW), define(300, *SWAPPED), define(301, *FLOW, (82, 65535)), define(302, *OVS),
              define(303, *BIFLOW), flow_set(2, struct.pack("!HH", 300, 0)), flow_set(2, struct.pack("!HH", 2, 0)),
-             flow_set(3, options_template(400, 1, (144, 4), (34, 4))), flow_set(3, options_template(401, 1, (302, 1), (160, 8)))]  # fmt: skip
+             flow_set(3, options_template(400, 1, (144, 4), (34, 4))),
+             flow_set(3, options_template(401, 1, (302, 1), (160, 8)))]  # fmt: skip
 DATA = [flow_set(300, flow()), flow_set(300, flow(octets=7) * 3), flow_set(301, flow() + b"\4name" + flow() + b"\0"),
         flow_set(302, ovs_flow()), flow_set(302, ovs_flow() + bytes(9)), flow_set(303, (flow() + b"\0\0\0\5") * 2),
         flow_set(400, struct.pack("!II", 0, 10)), flow_set(400, struct.pack("!II", 0, 20)),
@@ -139,12 +161,16 @@ MESSAGE = st.builds(
     st.integers(0, 1),
     st.integers(0, 9),
 )
-OTHERS = st.sampled_from([v5(v5_record()), v5(v5_record(), v5_record(), count=9), V9, v9(flow_set(300, flow())), SFLOW, b"x"])
+OTHERS = st.sampled_from(
+    [v5(v5_record()), v5(v5_record(), v5_record(), count=9), V9, v9(flow_set(300, flow())), SFLOW, b"x"]
+)
 
 
 @given(st.lists(st.one_of(MESSAGE, MESSAGE, MESSAGE, OTHERS), min_size=2, max_size=25), st.data())
 def test_any_chunking_gives_the_same_rows_and_counts(messages, data):
-    senders = data.draw(st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2"]), min_size=len(messages), max_size=len(messages)))
+    senders = data.draw(
+        st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2"]), min_size=len(messages), max_size=len(messages))
+    )
     whole = outcome(messages, [], senders)
     assert outcome(messages, range(1, len(messages)), senders) == whole
     assert outcome(messages, data.draw(st.sets(st.integers(1, len(messages)))), senders) == whole
@@ -161,6 +187,7 @@ def test_any_chunking_of_a_capture_gives_the_same(name):
 
 
 # What is told of it
+
 
 def test_families():
     decoder = Decoder()
@@ -191,5 +218,11 @@ def test_exporters_as_the_api_shows_them():
     feed(decoder, IPFIX, ipfix(define(302, *OVS), flow_set(302, ovs_flow())), received_ns=5)
     (one,) = describe_exporters(decoder, "udp")
     assert one["exporter"] == "192.0.2.1"
-    assert (one["protocol"], one["templates"], one["is_ovs"], one["records"], one["datagrams"]) == ("ipfix", 2, True, 2, 2)
+    assert (one["protocol"], one["templates"], one["is_ovs"], one["records"], one["datagrams"]) == (
+        "ipfix",
+        2,
+        True,
+        2,
+        2,
+    )
     assert one["last_seen_ns"] == 5

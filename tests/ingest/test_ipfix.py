@@ -4,8 +4,24 @@ import struct
 
 import pytest
 from build import (
-    EXPORT, FLOW, OVS, OVS_SIZE, SECOND, US, column, decode, define, errors, feed, flow, flow_set, ipfix,
-    options_template, ovs_flow, template, variable,
+    EXPORT,
+    FLOW,
+    OVS,
+    OVS_SIZE,
+    SECOND,
+    US,
+    column,
+    decode,
+    define,
+    errors,
+    feed,
+    flow,
+    flow_set,
+    ipfix,
+    options_template,
+    ovs_flow,
+    template,
+    variable,
 )  # fmt: skip
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +43,8 @@ def test_several_templates_and_sets_in_one_message():
 
 
 @pytest.mark.parametrize(("claim", "rows", "reasons"), [
-    (None, 1, {}), (0, 0, {"bad_message_length": 1}), (15, 0, {"bad_message_length": 1}), (65535, 1, {"bad_message_length": 1}),
+    (None, 1, {}), (0, 0, {"bad_message_length": 1}), (15, 0, {"bad_message_length": 1}),
+    (65535, 1, {"bad_message_length": 1}),
 ])  # fmt: skip
 def test_message_lengths_that_lie(claim, rows, reasons):
     message = ipfix(define(300, *FLOW), flow_set(300, flow()), length=claim)
@@ -80,8 +97,14 @@ def test_a_redefinition_between_two_sets_of_one_message():
 def test_variable_lengths_in_a_feed_of_many():
     fields = ((82, VARIABLE), (1, 4), (83, VARIABLE))
     names = [b"eth0", b"", b"tap0123456789", b"x" * 254, b"y" * 300]
-    records = [variable(n, long=len(n) > 254 or i % 2) + struct.pack("!I", i) + variable(n[:2]) for i, n in enumerate(names)]
-    rows = decode(ipfix(define(300, *fields)), *(ipfix(flow_set(300, r)) for r in records), ipfix(flow_set(300, b"".join(records[:3]))))
+    records = [
+        variable(n, long=len(n) > 254 or i % 2) + struct.pack("!I", i) + variable(n[:2]) for i, n in enumerate(names)
+    ]
+    rows = decode(
+        ipfix(define(300, *fields)),
+        *(ipfix(flow_set(300, r)) for r in records),
+        ipfix(flow_set(300, b"".join(records[:3]))),
+    )
     assert column(rows, "bytes") == [0, 1, 2, 3, 4, 0, 1, 2]
     assert [row.get("interfaceName", b"") for row in rows] == [n[:256] for n in (*names, *names[:3])]
     assert [row.get("interfaceDescription", b"") for row in rows] == [n[:2] for n in (*names, *names[:3])]
@@ -157,6 +180,7 @@ def test_a_biflow_is_two_rows_whatever_is_wanted(wanted):
 
 # Templates of other domains and ports
 
+
 def test_another_domains_template_is_used_where_it_fits_to_the_byte():
     decoder = Decoder()
     feed(decoder, ipfix(define(300, *FLOW), domain=1))
@@ -171,7 +195,10 @@ def test_a_sets_own_template_goes_before_anothers():
     decoder = Decoder()
     swapped = (FLOW[1], FLOW[0], *FLOW[2:])
     feed(decoder, ipfix(define(300, *FLOW), domain=1), ipfix(define(300, *swapped), domain=2))
-    rows = [*feed(decoder, ipfix(flow_set(300, flow()), domain=1)), *feed(decoder, ipfix(flow_set(300, flow()), domain=2))]
+    rows = [
+        *feed(decoder, ipfix(flow_set(300, flow()), domain=1)),
+        *feed(decoder, ipfix(flow_set(300, flow()), domain=2)),
+    ]
     assert column(rows, "src_addr") == ["10.0.0.1", "10.0.0.2"]
 
 
@@ -185,6 +212,7 @@ def test_a_new_port_keeps_the_templates_as_long_as_they_fit():
 
 
 # Open vSwitch
+
 
 def test_open_vswitch_times_and_scaling():
     (row,) = decode(ipfix(define(300, *OVS), flow_set(300, ovs_flow(start=2_500_000, end=1))))
@@ -230,7 +258,12 @@ NUMBERS = st.integers(0, 2**64 - 1)
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 8), st.sampled_from([1, 2, 85, 86, 132, 133, 138, 352])), min_size=1, max_size=8, unique_by=lambda f: f[1]),
+    st.lists(
+        st.tuples(st.integers(1, 8), st.sampled_from([1, 2, 85, 86, 132, 133, 138, 352])),
+        min_size=1,
+        max_size=8,
+        unique_by=lambda f: f[1],
+    ),
     st.lists(st.tuples(NUMBERS, st.binary(max_size=20), st.booleans()), min_size=1, max_size=12),
     st.integers(1, 5),
 )

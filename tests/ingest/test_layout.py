@@ -119,7 +119,12 @@ def test_icmp_without_a_protocol_is_taken_at_its_word():
 
 def test_an_icmp_type_or_protocol_too_large_stays_unknown():
     fields = [(4, 2), (176, 2)]
-    records = [struct.pack("!HH", 1, 300), struct.pack("!HH", 6, 3), struct.pack("!HH", 257, 3), struct.pack("!HH", 1, 3)]
+    records = [
+        struct.pack("!HH", 1, 300),
+        struct.pack("!HH", 6, 3),
+        struct.pack("!HH", 257, 3),
+        struct.pack("!HH", 1, 3),
+    ]
     assert read(fields, *records)["icmp_type"] == [None, None, None, 3]
 
 

@@ -41,7 +41,8 @@ def test_version_7_records_are_four_bytes_longer():
 
 
 @pytest.mark.parametrize(
-    ("word", "rate", "source"), [(0, None, 0), (0x4000, None, 0), (100, 100, 1), (0x4000 | 100, 100, 1), (0xFFFF, 0x3FFF, 1)]
+    ("word", "rate", "source"),
+    [(0, None, 0), (0x4000, None, 0), (100, 100, 1), (0x4000 | 100, 100, 1), (0xFFFF, 0x3FFF, 1)],
 )
 def test_the_two_mode_bits_are_no_part_of_the_rate(word, rate, source):
     (row,) = decode(v5(v5_record(), sampling=word))

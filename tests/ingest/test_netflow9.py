@@ -4,7 +4,18 @@ import struct
 
 import pytest
 from build import (
-    EXPORT, FLOW, MS, SECOND, column, decode, define, errors, feed, flow, flow_set, template, v9,
+    EXPORT,
+    FLOW,
+    MS,
+    SECOND,
+    decode,
+    define,
+    errors,
+    feed,
+    flow,
+    flow_set,
+    template,
+    v9,
 )  # fmt: skip
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +45,9 @@ def test_header_and_record():
 
 @pytest.mark.parametrize(("uptime", "then", "ago_ms"), [(9000, 4000, 5000), (500, 2**32 - 500, 1000), (500, 900, -400)])
 def test_uptimes(uptime, then, ago_ms):
-    message = v9(define(300, (22, 4), (21, 4), version=9), flow_set(300, struct.pack("!II", then, uptime)), uptime=uptime)
+    message = v9(
+        define(300, (22, 4), (21, 4), version=9), flow_set(300, struct.pack("!II", then, uptime)), uptime=uptime
+    )
     (row,) = decode(message)
     assert row["start_ns"] == EXPORT * SECOND - ago_ms * MS
     assert row["end_ns"] == EXPORT * SECOND
@@ -106,7 +119,9 @@ def exports(draw):
 
 def scapy_sets(names, records, set_id):
     fields = [NetflowTemplateFieldV9(fieldType=FIELDS[n][0], fieldLength=FIELDS[n][1]) for n in names]
-    templates = NetflowFlowsetV9(flowSetID=set_id, templates=[NetflowTemplateV9(templateID=256, template_fields=fields)])
+    templates = NetflowFlowsetV9(
+        flowSetID=set_id, templates=[NetflowTemplateV9(templateID=256, template_fields=fields)]
+    )
     record_class = GetNetflowRecordV9(templates, templateID=256)
     made = [f.name for f in record_class.fields_desc]
     rows = [record_class(**{f: wire(n, r[n]) for f, n in zip(made, names, strict=True)}) for r in records]

