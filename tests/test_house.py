@@ -17,6 +17,7 @@ MAX_FILE, MAX_FUNCTION = 400, 50
 # Tests of more than one module, and what they are about instead. Those of tests/live run whole programs.
 OF_NO_MODULE = {
     "tests/test_accounting.py": "the identity over decoder, pipeline and sinks",
+    "tests/fuzz/test_fuzz.py": "fuzz/fuzz_decoders.py",
     "tests/test_benchmarks.py": "benchmarks/",
     "tests/test_config_values.py": "the rest of test_config.py",
     "tests/test_docs.py": "docs/",
