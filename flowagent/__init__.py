@@ -1,4 +1,4 @@
-"""flowagent: a per-node agent for flow records (IPFIX, NetFlow, sFlow)."""
+"""flowagent: a per-node agent for flow records (IPFIX and NetFlow)."""
 
 from flowagent.cpu import tune
 

@@ -12,9 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, NoReturn
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads would only cost memory here
+from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
 
 import msgspec
 import typer
@@ -22,6 +20,9 @@ import typer
 from flowagent import __version__, log
 from flowagent.errors import ConfigError
 from flowagent.generate.settings import Protocol
+
+if TYPE_CHECKING:
+    from flowagent.agent import Agent
 
 app = typer.Typer(name="flowagent", help="Collect flow records: IPFIX and NetFlow in, exact metrics and flows out.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
@@ -96,11 +97,9 @@ def _run(path: Path | None, log_level: str, *, demo: bool, rate: float = 0) -> N
     asyncio.run(program())
 
 
-def _greet(agent: object, ports: list[int]) -> None:
-    server = getattr(agent, "server", None)
-    port = getattr(server, "port", None)
-    if port is not None:
-        sys.stderr.write(f"flowagent {__version__}: open http://127.0.0.1:{port}/ (metrics at /metrics)\n")
+def _greet(agent: Agent, ports: list[int]) -> None:
+    if agent.server.address is not None:
+        sys.stderr.write(f"flowagent {__version__}: open {agent.server.address} (metrics at /metrics)\n")
     if ports:
         sys.stderr.write(f"export IPFIX or NetFlow to UDP port {', '.join(map(str, ports))} of this host\n")
     sys.stderr.flush()

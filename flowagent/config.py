@@ -25,6 +25,8 @@ from flowagent.schema import COLUMNS, FLOW_KEY
 
 PACKAGES = {"ingest": "flowagent.ingest", "analyse": "flowagent.aggregate", "export": "flowagent.export"}
 """Where the kinds of a section live."""
+_ONLY_ONE = ("counters",)
+"""Kinds whose metrics have one name: two would count everything twice."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _UNITS = {"ms": 1e-3, "s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
 _ENV = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -49,7 +51,8 @@ class Window(Settings, frozen=True):
 
     def check(self) -> None:
         """Raise ConfigError where a column cannot play its part."""
-        _ = self.seconds
+        if 0 < self.seconds < 1:
+            raise ConfigError("window.every", f"{self.every!r} is too short; at least 1s, or 0 for no window")
         for name in self.key:
             if name not in COLUMNS or COLUMNS[name].merge != "key":
                 known = [c.name for c in COLUMNS.values() if c.merge == "key"]
@@ -164,6 +167,7 @@ def parse(raw: Any, environ: Mapping[str, str] = os.environ) -> Config:
 
 def _kinds(section: str, entries: list[dict[str, Any]] | None) -> Iterator[Kind]:
     names: set[str] = set()
+    seen: set[str] = set()
     for i, entry in enumerate(DEFAULTS[section] if entries is None else entries):
         path = f"{section}[{i}]"
         fields = dict(entry)
@@ -176,6 +180,11 @@ def _kinds(section: str, entries: list[dict[str, Any]] | None) -> Iterator[Kind]
                 raise ConfigError(f"{path}.name", f"{name!r} is taken or no text; names must differ within {section}")
             name = next(n for k in range(i + 1, i + 2 + len(names)) if (n := f"{kind}-{k}") not in names)
         names.add(name)
+        if kind in seen and kind in _ONLY_ONE:
+            raise ConfigError(
+                f"{path}.type", f"{kind!r} is there already; there can be one only, give it all the labels"
+            )
+        seen.add(kind)
         settings = _convert(fields, config_class(section, kind, f"{path}.type"), path)
         yield Kind(section, name, kind, settings)
 

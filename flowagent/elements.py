@@ -8,7 +8,7 @@ The names and types come from `data/ipfix-elements.csv` (made by
 from __future__ import annotations
 
 import csv
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import NamedTuple
 
@@ -110,7 +110,7 @@ def type_kind(data_type: str) -> Kind:
     return "int" if number else _KINDS.get(data_type, "bytes")
 
 
-@cache
+@lru_cache(maxsize=4096)
 def column_kind(name: str) -> Kind:
     """The kind of a column, canonical or extra (repeated elements end in _2, _3, …)."""
     if name in COLUMNS:

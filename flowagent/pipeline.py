@@ -170,10 +170,17 @@ class Pipeline:
         """Take decoded records; sync and quick, whatever the sinks do."""
         now_ns = self._ctx.clock.now_ns()
         self.outcomes.decoded += len(batch)
-        batch = self._prepare.process(batch, now_ns)
-        for analysis in self._analysis.values():
-            analysis.process(batch)
-        self._forward(self._window.process(batch, now_ns))
+        try:
+            batch = self._prepare.process(batch, now_ns)
+            for analysis in self._analysis.values():
+                analysis.process(batch)
+            rows = self._window.process(batch, now_ns)
+        except Exception:
+            # No input may stop the agent: what a fault of a stage costs is counted and shown.
+            self.outcomes.dropped("internal", len(batch))
+            self._ctx.log.exception("lost %d records to an unexpected error", len(batch))
+            return
+        self._forward(rows)
 
     def tick(self) -> None:
         """Write the window out if it is over."""
@@ -221,7 +228,11 @@ class Pipeline:
                 source.want(self._wanted())
             await self._start()
             raise
-        await self._drain({k: outlet for k, outlet in old_outlets.items() if k not in self.outlets}, "reload")
+        self._window.count_on(old_window)
+        gone = {k: outlet for k, outlet in old_outlets.items() if k not in self.outlets}
+        await self._drain(gone, "reload")
+        for outlet in gone.values():
+            self._ctx.metrics.keep(outlet.families())
 
     def not_ready(self) -> list[str]:
         """What keeps the agent from being ready; empty when it is."""

@@ -96,6 +96,10 @@ class Pace:
             raise ConfigError("--speed", f"{text!r} is none; write max, real, or a factor such as 10x")
         return cls(factor)
 
+    def begin(self) -> None:
+        """The next moment is the first of a capture."""
+        self._began = None
+
     def wait(self, at_ns: int) -> None:
         """Until it is time for what was captured at this moment."""
         if not self.factor:
@@ -164,6 +168,7 @@ class Replay:
 
     def _paced(self, capture: Capture) -> Iterator[Datagrams]:
         before = sum(done.size for done in self._captures[: len(self.summaries) - 1])
+        self._pace.begin()
         for datagrams in capture.datagrams(progress=lambda read: self._report(before + read)):
             if not self._pace.factor:
                 yield datagrams

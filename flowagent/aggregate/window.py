@@ -94,6 +94,11 @@ class Window:
         rows, self._merged = self._merged, Batch({})
         return rows
 
+    def count_on(self, old: Window) -> None:
+        """Go on with the counts of the window that this one replaces."""
+        if old is not self:
+            self._windows, self._early = old._windows + self._windows, old._early + self._early
+
     def families(self) -> Iterable[Family]:
         """Self metrics."""
         keys = len(self._merged) + sum(len(p) for p in self._partials)

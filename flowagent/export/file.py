@@ -41,7 +41,7 @@ class Config(Settings, frozen=True):
     rotate_size: str | int = 0
     """Begin a new file after this many bytes of rows (before compression); 0 for never."""
     keep: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Files to keep beside the current one; 0 keeps all."""
+    """Files of this run to keep beside the current one; 0 keeps all."""
     compression: Compression | None = None
     """Default: by the path's ending."""
 

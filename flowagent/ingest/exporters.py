@@ -21,6 +21,7 @@ from flowagent.ingest.stats import PROTOCOL_OF_VERSION, Stats
 from flowagent.ingest.templates import Template
 
 MAX_DOMAIN_SESSIONS = 64
+MAX_SERIES = 1000
 MAX_DOMAINS = 16384
 MAX_DOMAIN_TEMPLATES = 4096
 MAX_BYTES = 64 << 20
@@ -113,12 +114,15 @@ class Exporters:
         self.changed = 0
         """Grows when something worth saving changed."""
         self._lost_by_gone: dict[str, int] = {}
+        self._named: dict[str, None] = {}
 
     def session(self, key: DomainKey, port: int, now_ns: int) -> Session:
         """The session, made at its first datagram."""
         domain = self._domain(key)
         domain.last_ns = now_ns
         session = domain.sessions.get(port)
+        if session is not None and len(domain.sessions) > 1:
+            domain.sessions[port] = domain.sessions.pop(port)  # the longest silent is first
         if session is None:
             session = domain.sessions[port] = Session(domain, port, Sequence(counts_records=key.version != 9))
             self._charge(domain, _SESSION_BYTES)
@@ -258,9 +262,19 @@ class Exporters:
                 self._stats.evicted_templates += 1
                 self.changed += 1
 
-    def active(self, since_ns: int) -> int:
-        """Addresses heard since then."""
-        return len({d.key[:2] for d in self._domains.values() if d.last_ns >= since_ns})
+    def active(self, since_ns: int) -> dict[tuple[int, int], bool]:
+        """Addresses (two words) heard since then, and whether any template of theirs is known."""
+        found: dict[tuple[int, int], bool] = {}
+        for domain in self._domains.values():
+            if domain.last_ns >= since_ns:
+                found[domain.key[:2]] = found.get(domain.key[:2], False) or bool(domain.templates)
+        return found
+
+    def series(self, address: str) -> str:
+        """The address as a metric label: the first MAX_SERIES ones have a series of their own, for good."""
+        if address not in self._named and len(self._named) < MAX_SERIES:
+            self._named[address] = None
+        return address if address in self._named else "other"
 
     def __iter__(self) -> Iterator[Domain]:
         return iter(self._domains.values())
@@ -326,15 +340,15 @@ class Exporters:
             if d.templates or d.rates
         ]
 
-    def restore(self, snapshot: list[dict[str, Any]]) -> None:
-        """Take up what `snapshot` gave; KeyError, TypeError or ValueError where it is not that."""
+    def restore(self, snapshot: list[dict[str, Any]], now_ns: int | None = None) -> None:
+        """Take up what `snapshot` gave, as used `now_ns`; KeyError, TypeError or ValueError where it is not that."""
         for saved in snapshot:
             key = DomainKey(*saved["key"])
             domain = self._domain(key)
             for number, count, scope, body, port, used_ns in saved["templates"]:
                 template = Template(number, key.version, count, scope, body)
                 _ = template.fields  # a damaged one fails here and not when it is used
-                self.define(Session(domain, port, Sequence(counts_records=True)), template, used_ns)
+                self.define(Session(domain, port, Sequence(counts_records=True)), template, now_ns or used_ns)
             for kind, number, rate in saved["rates"]:
                 self.set_rate(domain, (kind, number) if kind != "domain" else DOMAIN, float(rate))
             domain.system_init_ns = saved["system_init_ns"]

@@ -31,12 +31,13 @@ class Head:
 
     export_ns       export time
     uptime_ms       milliseconds since the exporter booted; None in IPFIX
-    system_init_ns  when an IPFIX exporter booted (systemInitTimeMilliseconds), if it said so
+    system_init_ns  when an IPFIX exporter booted (systemInitTimeMilliseconds), if it said so; an
+                    array (sets, records) where each record says it
     """
 
     export_ns: Array
     uptime_ms: Array | None = None
-    system_init_ns: int | None = None
+    system_init_ns: int | Array | None = None
 
     def take(self, rows: Array) -> Head:
         """The same of some sets."""

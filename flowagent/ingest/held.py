@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Set
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from flowagent.ingest.exporters import DomainKey, Session
@@ -38,79 +39,94 @@ class _Place(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Pile:
-    sets: list[HeldSet]
-    size: int
+class _Exporter:
+    """What waits of one address."""
+
+    size: int = 0
+    piles: dict[_Place, deque[HeldSet]] = field(default_factory=dict)
 
 
 class HeldSets:
-    """Bounded in bytes, in all and for each exporter; the oldest pile of sets is given up first."""
+    """Bounded in bytes, in all and for each exporter; the oldest sets are given up first."""
 
     def __init__(self) -> None:
-        self._piles: OrderedDict[_Place, _Pile] = OrderedDict()
-        self._by_exporter: dict[tuple[int, int], int] = {}
+        self._exporters: dict[tuple[int, int], _Exporter] = {}
         self._size = 0
 
     def __len__(self) -> int:
-        return sum(len(pile.sets) for pile in self._piles.values())
+        return sum(len(pile) for exporter in self._exporters.values() for pile in exporter.piles.values())
 
     @property
-    def exporters(self) -> int:
-        """Addresses whose sets wait."""
-        return len(self._by_exporter)
+    def exporters(self) -> Set[tuple[int, int]]:
+        """Addresses (two words) whose sets wait."""
+        return self._exporters.keys()
 
     def hold(self, template_id: int, held: HeldSet) -> int:
-        """Keep a set; returns how many sets had to go for it (itself among them where it is too large)."""
-        exporter = held.session.domain.key[:2]
-        size = len(held.body) + _OVERHEAD
+        """Keep a set; returns how many sets had to go for it (itself, where it is too large)."""
+        address, size = held.session.domain.key[:2], _size(held)
+        if size > MAX_EXPORTER_BYTES:
+            return 1
         gone = 0
-        while self._by_exporter.get(exporter, 0) + size > MAX_EXPORTER_BYTES:
-            oldest = next((p for p in self._piles if p[:2] == exporter), None)
-            if oldest is None:
-                return 1
-            gone += self._drop(oldest)
+        while address in self._exporters and self._exporters[address].size + size > MAX_EXPORTER_BYTES:
+            gone += self._drop_first(address, next(iter(self._exporters[address].piles)))
         while self._size + size > MAX_BYTES:
-            gone += self._drop(next(iter(self._piles)))
-        pile = self._piles.setdefault(self._place(held.session, template_id), _Pile([], 0))
-        pile.sets.append(held)
-        pile.size += size
-        self._by_exporter[exporter] = self._by_exporter.get(exporter, 0) + size
+            oldest = next(iter(self._exporters))
+            gone += self._drop_first(oldest, next(iter(self._exporters[oldest].piles)))
+        exporter = self._exporters.setdefault(address, _Exporter())
+        exporter.piles.setdefault(self._place(held.session, template_id), deque()).append(held)
+        exporter.size += size
         self._size += size
         return gone
 
     def waits(self, session: Session, template_id: int) -> bool:
         """Whether a template of this session would release anything."""
-        return self._place(session, template_id) in self._piles
+        exporter = self._exporters.get(session.domain.key[:2])
+        return exporter is not None and self._place(session, template_id) in exporter.piles
 
     def release(self, session: Session, template_id: int) -> list[HeldSet]:
         """All sets that a template which just came in this session may explain; they are no longer held."""
-        place = self._place(session, template_id)
-        pile = self._piles.get(place)
-        if pile is None:
+        if not self.waits(session, template_id):
             return []
-        self._drop(place)
-        return pile.sets
+        address, place = session.domain.key[:2], self._place(session, template_id)
+        released = list(self._exporters[address].piles[place])
+        for _ in released:
+            self._drop_first(address, place)
+        return released
 
     def expire(self, now_ns: int) -> int:
         """Give up what waited too long; returns how many sets."""
-        old = [p for p, pile in self._piles.items() if now_ns - pile.sets[-1].received_ns > LIFETIME_NS]
-        return sum(self._drop(place) for place in old)
+        gone = 0
+        for address, exporter in list(self._exporters.items()):
+            for place, pile in list(exporter.piles.items()):
+                while pile and now_ns - pile[0].received_ns > LIFETIME_NS:
+                    gone += self._drop_first(address, place)
+        return gone
 
     def clear(self) -> int:
         """Give up everything; returns how many sets."""
-        return sum(self._drop(place) for place in list(self._piles))
+        gone = len(self)
+        self._exporters.clear()
+        self._size = 0
+        return gone
 
-    def _drop(self, place: _Place) -> int:
-        pile = self._piles.pop(place)
-        self._size -= pile.size
-        left = self._by_exporter[place[:2]] - pile.size
-        if left:
-            self._by_exporter[place[:2]] = left
-        else:
-            del self._by_exporter[place[:2]]
-        return len(pile.sets)
+    def _drop_first(self, address: tuple[int, int], place: _Place) -> int:
+        """Let the oldest set of a pile go."""
+        exporter = self._exporters[address]
+        pile = exporter.piles[place]
+        size = _size(pile.popleft())
+        exporter.size -= size
+        self._size -= size
+        if not pile:
+            del exporter.piles[place]
+        if not exporter.piles:
+            del self._exporters[address]
+        return 1
 
     @staticmethod
     def _place(session: Session, template_id: int) -> _Place:
         key: DomainKey = session.domain.key
         return _Place(key.high, key.low, key.version, session.port, template_id)
+
+
+def _size(held: HeldSet) -> int:
+    return len(held.body) + _OVERHEAD

@@ -123,7 +123,7 @@ class Layout:
         self._system_init = boot[0] if boot else None
         self.names = frozenset(self._pieces)
         """Columns that these records can fill."""
-        plain = not self._reverse and all(len(pieces) == 1 for pieces in self._pieces.values())
+        plain = boot is None and not self._reverse and all(len(pieces) == 1 for pieces in self._pieces.values())
         self.places = {name: pieces[0] for name, pieces in self._pieces.items()} if plain else None
         """Where each column lies; None where that is not all there is to say."""
         self.last_asked: tuple[frozenset[str], list[tuple[str, tuple[int, f.Converter], int]]] | None = None
@@ -135,14 +135,13 @@ class Layout:
 
     def columns(self, records: Array, head: f.Head, wanted: Set[str] | None) -> dict[str, f.Values]:
         """Columns of `records`, uint8 (sets, records, record_length): those in `wanted`, all where it is None."""
-        if self._system_init is not None:
-            head = self._own_boot_time(records, head)
-        return self._read(self._pieces, records, head, wanted)
+        return self._read(self._pieces, records, self._own_boot_time(records, head), wanted)
 
     def reverse_columns(self, records: Array, head: f.Head, wanted: Set[str] | None) -> dict[str, f.Values] | None:
         """The other direction of biflows as flows of their own (RFC 5103); None where the template has none."""
         if not self._reverse:
             return None
+        head = self._own_boot_time(records, head)
         back = self._read(self._reverse, records, head, wanted)
         own = {_REVERSE_NAME.get(name, name) for name in wanted} if wanted is not None else None
         forward = self._read(self._pieces, records, head, own)
@@ -171,11 +170,10 @@ class Layout:
         return out
 
     def _own_boot_time(self, records: Array, head: f.Head) -> f.Head:
-        assert self._system_init is not None
-        boot = self._system_init.read(records[:1, :1], head)
-        if boot is None or boot.data.dtype != np.int64:
+        boot = self._system_init.read(records, head) if self._system_init is not None else None
+        if boot is None or boot.known is not None:
             return head
-        return f.Head(head.export_ns, head.uptime_ms, int(boot.data[0]))
+        return f.Head(head.export_ns, head.uptime_ms, boot.data.reshape(records.shape[:2]))
 
 
 def only_icmp(columns: dict[str, f.Values], proto: f.Values | None) -> None:

@@ -36,7 +36,8 @@ _FORMATS = {
     7: _Format(24, 52, _COMMON | _TAIL),
 }
 _TIMES = {"start_ns": 24, "end_ns": 28}
-_MAX_RECORDS = {1: 24, 5: 30, 7: 27}
+_SHORT_1 = 48
+"""Bytes of a v1 record of softflowd, which leaves out the last, unused word."""
 _RATE_BITS = 0x3FFF
 """The sampling word's two high bits are the mode."""
 
@@ -61,7 +62,11 @@ class NetFlow5:
             return
         heads = datagrams.heads(rows, form.header_size)
         claimed = numbers(heads, 2, 2)
-        room = (datagrams.length[rows] - form.header_size) // form.record_size
+        body = datagrams.length[rows] - form.header_size
+        size = np.full(len(rows), form.record_size)
+        if version == 1:
+            size[body == claimed * _SHORT_1] = _SHORT_1
+        room = body // size
         wrong = int(np.count_nonzero(claimed > room))
         if wrong:
             stats.error(protocol, "bad_record_count", wrong)
@@ -69,7 +74,7 @@ class NetFlow5:
         engine = numbers(heads, 20, 2) if version == 5 else np.zeros(len(rows), np.int64)
         sampling = numbers(heads, 22, 2) & _RATE_BITS if version == 5 else np.zeros(len(rows), np.int64)
         high, low, port = datagrams.exporter[0][rows], datagrams.exporter[1][rows], datagrams.port[rows]
-        groups = group_rows([high, low, port, engine, sampling, counts])
+        groups = group_rows([high, low, port, engine, sampling, counts, size])
         sessions: dict[int, tuple[Session, list[Array]]] = {}
         for part in np.split(groups.order, groups.starts[1:]):
             part.sort()
@@ -80,7 +85,9 @@ class NetFlow5:
             session.records += len(part) * int(counts[i])
             sessions.setdefault(id(session), (session, []))[1].append(part)
             if counts[i]:
-                self._records(datagrams, rows[part], heads[part], session, int(counts[i]), int(sampling[i]))
+                self._records(
+                    datagrams, rows[part], heads[part], session, (int(counts[i]), int(size[i])), int(sampling[i])
+                )
         if version == 1:
             return
         for session, parts in sessions.values():
@@ -88,14 +95,16 @@ class NetFlow5:
             session.sequence.follow(numbers(heads[mine], 16, 4), counts[mine], np.ones(len(mine), np.bool_))
 
     def _records(
-        self, datagrams: Datagrams, rows: Array, heads: Array, session: Session, count: int, sampling: int
+        self, datagrams: Datagrams, rows: Array, heads: Array, session: Session, shape: tuple[int, int], sampling: int
     ) -> None:
+        """Decode datagrams of equal `shape`: number of records, bytes of each."""
         state = self._state
         version = session.domain.key.version
         protocol, form = PROTOCOL_OF_VERSION[version], _FORMATS[version]
+        count, size = shape
         n = len(rows) * count
-        area = gather(datagrams.data, datagrams.offset[rows] + form.header_size, count * form.record_size)
-        records = area.reshape(len(rows), count, form.record_size)
+        area = gather(datagrams.data, datagrams.offset[rows] + form.header_size, count * size)
+        records = area.reshape(len(rows), count, size)
         export_ns = numbers(heads, 8, 4) * 1_000_000_000 + numbers(heads, 12, 4)
         head = f.Head(export_ns[:, None], numbers(heads, 4, 4)[:, None])
         columns: dict[str, Values] = {}

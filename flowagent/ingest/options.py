@@ -61,11 +61,11 @@ class Sampling(NamedTuple):
 
 def domain_sampling(exporters: Exporters, domain: Domain, template: Template) -> Sampling | None:
     """The sampling of all records of a template; None where records may differ."""
+    if template.is_ovs:
+        return Sampling(None, _PRESCALED)  # even where the user set a rate: the counts are multiplied already
     override = exporters.override(domain)
     if override is not None:
         return Sampling(override, _CONFIG)
-    if template.is_ovs:
-        return Sampling(None, _PRESCALED)
     rates = exporters.rates(domain)
     if template.says_sampling or not rates.keys() <= {DOMAIN}:
         return None

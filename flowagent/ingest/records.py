@@ -20,6 +20,8 @@ from flowagent.ingest.datagrams import gather
 from flowagent.ingest.layout import Layout, layout_of
 from flowagent.ingest.templates import Template
 
+_FEW_SETS = 32
+"""Sets from which on it pays to walk through all of them at once."""
 PADDING = 3
 """A set may end in up to this many bytes of padding (RFC 7011, section 3.3.1)."""
 
@@ -100,35 +102,81 @@ def _by_value(values: Array) -> Iterator[tuple[int, Array]]:
 
 
 def _cut_variable(data: Array, offset: Array, length: Array, template: Template) -> Cut:
-    end = offset + length
-    counts = np.zeros(len(offset), np.int64)
-    overrun = np.zeros(len(offset), np.bool_)
-    left = length.copy()
-    skips, tail = fixed_runs(template)
-    active, start = np.arange(len(offset)), offset.copy()
-    found: list[tuple[Array, Array, Array]] = []  # sets, starts, lengths of the variable fields
-    while len(active):
-        left[active] = end[active] - start
-        enough = left[active] >= template.min_length
-        active, start = active[enough], start[enough]
-        if not len(active):
-            break
-        lengths, stop = _walk(data, start, end[active], skips, tail)
-        fits = stop <= end[active]
-        overrun[active[~fits & (left[active] > PADDING)]] = True
-        active, start, lengths, stop = active[fits], start[fits], lengths[:, fits], stop[fits]
-        if not len(active):
-            break
-        counts[active] += 1
-        found.append((active, start, lengths))
-        start = stop
-    overrun |= counts == 0
+    runs = fixed_runs(template)
+    find = _find_one_by_one if len(offset) < _FEW_SETS else _find
+    found, overrun, left = find(data, offset, offset + length, runs, template.min_length)
     if not found:
-        return Cut([], counts, overrun, left)
+        return Cut([], np.zeros(len(offset), np.int64), np.ones(len(offset), np.bool_), left)
     sets = np.concatenate([f[0] for f in found])
     starts = np.concatenate([f[1] for f in found])
     lengths = np.concatenate([f[2] for f in found], axis=1)
-    return Cut(list(_by_layout(data, template, sets, starts, lengths)), counts, overrun, left)
+    counts = np.bincount(sets, minlength=len(offset))
+    return Cut(list(_by_layout(data, template, sets, starts, lengths)), counts, overrun | (counts == 0), left)
+
+
+_Found = list[tuple[Array, Array, Array]]
+"""Records by their set, where they begin, and the lengths of their variable fields (fields, records)."""
+
+
+def _find(
+    data: Array, offset: Array, end: Array, runs: tuple[list[int], int], least: int
+) -> tuple[_Found, Array, Array]:
+    """The records of all sets, one of each at a time; also `overrun` and `left` as in `Cut`."""
+    overrun, left = np.zeros(len(offset), np.bool_), end - offset
+    active, start = np.arange(len(offset)), offset.copy()
+    found: _Found = []
+    while True:
+        left[active] = end[active] - start
+        enough = left[active] >= least
+        active, start = active[enough], start[enough]
+        if not len(active):
+            return found, overrun, left
+        lengths, stop = _walk(data, start, end[active], *runs)
+        fits = stop <= end[active]
+        overrun[active[~fits & (left[active] > PADDING)]] = True
+        active, start, lengths, stop = active[fits], start[fits], lengths[:, fits], stop[fits]
+        if len(active):
+            found.append((active, start, lengths))
+        start = stop
+
+
+def _find_one_by_one(
+    data: Array, offset: Array, end: Array, runs: tuple[list[int], int], least: int
+) -> tuple[_Found, Array, Array]:
+    """The same, set by set: for a few sets of perhaps very many records."""
+    overrun, left = np.zeros(len(offset), np.bool_), end - offset
+    found: _Found = []
+    for i, (first, last) in enumerate(zip(offset.tolist(), end.tolist(), strict=True)):
+        starts, lengths, left[i] = _walk_set(data[first:last].tobytes(), *runs, least)
+        overrun[i] = left[i] >= least and left[i] > PADDING
+        if starts:
+            of_fields = np.array(lengths, np.int64).reshape(len(starts), -1).T
+            found.append((np.full(len(starts), i), np.array(starts) + first, of_fields))
+    return found, overrun, left
+
+
+def _walk_set(body: bytes, skips: list[int], tail: int, least: int) -> tuple[list[int], list[int], int]:
+    """Where the records of one set begin, the lengths of their variable fields, and the bytes left."""
+    starts: list[int] = []
+    lengths: list[int] = []
+    at, end = 0, len(body)
+    while end - at >= least:
+        place, sizes = at, []
+        for skip in skips:
+            place += skip
+            if place + 2 >= end and (place >= end or body[place] == 255):
+                return starts, lengths, end - at
+            size, prefix = body[place], 1
+            if size == 255:
+                size, prefix = body[place + 1] << 8 | body[place + 2], 3
+            sizes.append(size << 2 | prefix)
+            place += prefix + size
+        if place + tail > end:
+            break
+        starts.append(at)
+        lengths += sizes
+        at = place + tail
+    return starts, lengths, end - at
 
 
 def fixed_runs(template: Template) -> tuple[list[int], int]:

@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from flowagent.ingest.decoder import Decoder
+from flowagent.ingest.exporters import Exporters
 from flowagent.metrics import Family
 from flowagent.schema import EXPORT_PROTOCOLS
-
-MAX_EXPORTER_SERIES = 1000
-"""Exporters with a series of their own; the rest is counted as `other`."""
 
 
 def decoder_families(decoder: Decoder, source: str) -> Iterable[Family]:
@@ -24,7 +22,7 @@ def decoder_families(decoder: Decoder, source: str) -> Iterable[Family]:
     yield Family("flowagent_ingest_records", "counter", "Flow records decoded.", labels, records)
     yield Family("flowagent_ingest_errors", "counter", "Input refused, by reason.", (*labels, "reason"), errors)
     lost = "Records lost between exporter and agent, by sequence number."
-    lost_records = _capped(decoder.exporters.lost_records())
+    lost_records = _by_series(decoder.exporters)
     yield Family("flowagent_ingest_lost_records", "counter", lost, ("exporter",), lost_records)
     yield from _simple(source, {
         "templates": (stats.templates, "Template records received."),
@@ -56,6 +54,7 @@ def describe_exporters(decoder: Decoder, source: str) -> list[dict[str, Any]]:
             "sampling_rates": {kind if kind == "domain" else f"{kind} {n}": r for (kind, n), r in domain.rates.items()},
             "datagrams": sum(s.datagrams for s in domain.sessions.values()),
             "records": sum(s.records for s in domain.sessions.values()),
+            "restarts": sum(decoder.exporters.sequence(s).restarts for s in domain.sessions.values()),
             "lost_records": lost.get(domain.address, 0),
             "last_seen_ns": domain.last_ns,
             "not_sent_packets": domain.not_sent_packets,
@@ -69,9 +68,9 @@ def _simple(source: str, counts: dict[str, tuple[int, str]]) -> Iterable[Family]
         yield Family(f"flowagent_ingest_{name}", "counter", text, ("source",), {(source,): count})
 
 
-def _capped(lost: dict[str, int]) -> dict[tuple[str, ...], float]:
+def _by_series(exporters: Exporters) -> dict[tuple[str, ...], float]:
     samples: dict[tuple[str, ...], float] = {}
-    for i, (exporter, count) in enumerate(lost.items()):
-        name = (exporter if i < MAX_EXPORTER_SERIES else "other",)
+    for address, count in exporters.lost_records().items():
+        name = (exporters.series(address),)
         samples[name] = samples.get(name, 0) + count
     return samples

@@ -48,13 +48,15 @@ class Snapshot:
     def load(self, exporters: Exporters) -> None:
         """Take up what was saved; a file that cannot be read is set aside."""
         path = self.path
-        if path is None or not path.exists():
+        if path is None:
             return
         try:
+            if not path.exists():
+                return
             saved = msgspec.msgpack.decode(path.read_bytes(), type=_File)
             if saved["format"] != _FORMAT:
                 raise ValueError(f"format {saved['format']}")
-            exporters.restore(cast("list[dict[str, Any]]", saved["exporters"]))
+            exporters.restore(cast("list[dict[str, Any]]", saved["exporters"]), self._ctx.clock.now_ns())
         except (OSError, KeyError, TypeError, ValueError, struct.error, msgspec.MsgspecError) as error:
             aside = path.with_suffix(".bad")
             with contextlib.suppress(OSError):

@@ -246,7 +246,7 @@ class TemplatedDecoder:
         groups: dict[Session, list[HeldSet]] = {}
         for held in self.state.held.release(session, template_id):
             groups.setdefault(held.session, []).append(held)
-        for sender, waiting in groups.items():
+        for sender, waiting in sorted(groups.items(), key=lambda item: item[0].domain.key):
             header, data, sets = _held_sets(waiting, self.version, order)
             cohort = self.cohort(sender, template_id, waiting[-1].received_ns)
             assert cohort is not None

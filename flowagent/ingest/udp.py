@@ -87,7 +87,7 @@ class UdpSource:
         self.decoder = Decoder(overrides=overrides)
         self._limit = config.batch
         self._capacity = 1
-        self._drops: dict[int, int] = {}
+        self._due = 0.0
         self._readable = asyncio.Event()
 
     @property
@@ -119,10 +119,10 @@ class UdpSource:
     def ready(self) -> str | None:
         if not self._sockets:
             return f"{self._ctx.name}: not listening"
-        waiting = self.decoder.held.exporters
         active = self.decoder.exporters.active(self._ctx.clock.now_ns() - _ACTIVE_NS)
-        if 2 * waiting > active:
-            return f"{self._ctx.name}: {waiting} of {active} active exporters have not sent their templates yet"
+        waiting = sum(not active.get(address, True) for address in self.decoder.held.exporters)
+        if 2 * waiting > len(active):
+            return f"{self._ctx.name}: {waiting} of {len(active)} active exporters have not sent their templates yet"
         return None
 
     def exporters(self) -> list[dict[str, Any]]:
@@ -132,15 +132,12 @@ class UdpSource:
     async def run(self, deliver: Deliver) -> None:
         """Until cancelled."""
         clock = self._ctx.clock
-        began, due = clock.monotonic(), clock.monotonic() + _HOUSEKEEPING
+        began = clock.monotonic()
         try:
             while True:
-                await self._wait_readable(due - clock.monotonic())
+                await self._wait_readable(_HOUSEKEEPING)
                 since, began = began, clock.monotonic()
                 count = await self._drain(deliver)
-                if clock.monotonic() >= due:
-                    due = clock.monotonic() + _HOUSEKEEPING
-                    self._housekeeping()
                 if count:
                     await asyncio.sleep(self._delay(count / max(began - since, 1e-3)))
                 else:
@@ -168,16 +165,19 @@ class UdpSource:
 
     async def _drain(self, deliver: Deliver) -> int:
         """Empty the sockets, letting others run between calls; how many datagrams there were."""
-        total = 0
-        for sock in self._sockets:
-            while True:
+        total, full = 0, list(self._sockets)
+        while full:
+            again = []
+            for sock in full:
                 began, limit = self._ctx.clock.monotonic(), self._limit
                 count = self._receive(sock, deliver)
                 self._adapt(self._ctx.clock.monotonic() - began)
                 total += count
-                if count < limit:
-                    break
-                await asyncio.sleep(0)
+                if count >= limit:
+                    again.append(sock)
+                    await asyncio.sleep(0)
+            full = again
+            self._housekeeping()
         return total
 
     def _adapt(self, spent: float) -> None:
@@ -220,6 +220,9 @@ class UdpSource:
         return min(self._config.max_delay, self._capacity / 4 / max(rate, _FLOOR_RATE))
 
     def _housekeeping(self) -> None:
+        if self._ctx.clock.monotonic() < self._due:
+            return
+        self._due = self._ctx.clock.monotonic() + _HOUSEKEEPING
         self.decoder.expire(self._ctx.clock.now_ns())
         self._snapshot.save(self.decoder.exporters)
 

@@ -107,12 +107,23 @@ class Server:
             self._runner = None
             raise
         self.port = self._runner.addresses[0][1]
+        if self._token is None and self._config.tls is None and host not in ("127.0.0.1", "::1", "localhost"):
+            self._ctx.log.warning("%s is open to others; set token_file or tls to guard it", self._config.listen)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    @property
+    def address(self) -> str | None:
+        """Where a browser finds it; None while it does not serve."""
+        if self.port is None or self._config.listen is None:
+            return None
+        host, _ = parse_listen(self._config.listen, "http.listen")
+        local = "127.0.0.1" if host in ("::", "0.0.0.0") else f"[{host}]" if ":" in host else host  # noqa: S104
+        return f"{'https' if self._config.tls else 'http'}://{local}:{self.port}/"
 
     def _guard(self) -> Any:
         @web.middleware

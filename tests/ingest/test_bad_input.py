@@ -30,6 +30,7 @@ from flowagent.export.encode import json_lines
 from flowagent.ingest.datagrams import Datagrams
 from flowagent.ingest.decoder import Decoder
 from flowagent.ingest.exporters import MAX_BYTES, MAX_DOMAIN_TEMPLATES, MAX_DOMAINS, MAX_EXPORTER_BYTES
+from flowagent.ingest.state import MAX_EXTRA_COLUMNS
 
 MB = 1 << 20
 GOOD = ipfix(flow_set(300, flow()))
@@ -175,10 +176,10 @@ def test_templates_as_large_as_they_may_be():
     decoder = Decoder(wanted=frozenset({"bytes"}))
     wide = [(i + 1, 4) for i in range(340)]
     messages = [
-        ipfix(define(256 + k, *wide, (1, 1 + k % 8)), flow_set(256 + k, bytes(1360 + 1 + k % 8))) for k in range(1000)
+        ipfix(define(256 + k, *wide, (1, 1 + k % 8)), flow_set(256 + k, bytes(1360 + 1 + k % 8))) for k in range(500)
     ]
     began = time.perf_counter()
-    assert grown(lambda: [swallow(decoder, messages[i : i + 100]) for i in range(0, 1000, 100)]) < 128 * MB
+    assert grown(lambda: [swallow(decoder, messages[i : i + 100]) for i in range(0, 500, 100)]) < 128 * MB
     assert time.perf_counter() - began < 60
     assert all(d.size < MAX_EXPORTER_BYTES for d in decoder.exporters)
 
@@ -243,6 +244,20 @@ def test_one_long_text_does_not_widen_every_row(decoder):
     batch = decoder.feed(Datagrams.of([short] * 500 + [long]))
     assert len(batch) == 50_001
     assert sum(c.nbytes for c in batch.columns.values() if c.strides[-1]) < 40 * MB
+
+
+def test_elements_that_nobody_knows_do_not_widen_every_row(decoder):
+    """A thousand templates of a hundred made-up elements each: their rows stay, most of their columns go."""
+    messages = [
+        ipfix(define(256 + k, *((1000 + k, i, 1) for i in range(100)), (1, 4)), flow_set(256 + k, bytes(104)))
+        for k in range(1000)
+    ]
+    batch = decoder.feed(Datagrams.of(messages))
+    assert len(batch) == 1000
+    assert len(batch.columns) < MAX_EXTRA_COLUMNS + 60
+    assert decoder.stats.errors == {("ipfix", "too_many_columns"): 1000 - MAX_EXTRA_COLUMNS // 100}
+    assert swallow(decoder, [messages[-1]]) < 1
+    assert decoder.stats.errors["ipfix", "too_many_columns"] == 1000 - MAX_EXTRA_COLUMNS // 100
 
 
 @pytest.mark.parametrize("fill", [b"\0", b"\1", b"\xff", b"\xff\xff\xff", b"\x01a"])

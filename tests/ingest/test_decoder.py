@@ -124,6 +124,17 @@ def test_the_end_gives_up_what_waits():
     assert (decoder.stats.held, decoder.stats.expired) == (2, 2)
 
 
+def test_boot_times_in_records_of_many_templates_at_once():
+    decoder = Decoder(wanted=frozenset({"start_ns"}), ordered=True)
+    fields = ((22, 4), (160, 8))
+    sets = [
+        (define(300 + i, *fields, (1, 1 + i)), flow_set(300 + i, struct.pack("!IQ", 5, i) + bytes(1 + i)))
+        for i in range(8)
+    ]
+    found = feed(decoder, *(ipfix(*both) for both in sets))
+    assert column(found, "start_ns") == [(5 + i) * 10**6 for i in range(8)]
+
+
 # Any chunking is the same
 
 

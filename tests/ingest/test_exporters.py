@@ -161,6 +161,18 @@ def test_more_exporters_than_fit_forget_the_longest_silent():
     assert 1 not in known
 
 
+def test_the_largest_crowd_of_exporters_stays_within_the_memory_for_all():
+    exporters = Exporters(Stats())
+    wide = [(i + 1, 4) for i in range(1000)]
+    for low in range(60):
+        for number in range(256, 556):
+            define(exporters, exporters.session(key(low=low), 1, 0), a_template(number, *wide))
+    assert exporters._size <= ex.MAX_BYTES
+    known = {d.key.low for d in exporters}
+    assert 59 in known
+    assert 0 not in known
+
+
 def test_sessions_of_a_domain_are_bounded():
     stats = Stats()
     exporters = Exporters(stats)

@@ -148,6 +148,23 @@ def test_uptime_in_ipfix_needs_a_boot_time_and_a_record_may_bring_it():
     assert found == {"start_ns": [1_005_000_000], "systemInitTimeMilliseconds": [1_000_000_000]}
 
 
+def test_every_record_has_its_own_boot_time_unless_that_is_nonsense():
+    records = [struct.pack("!IQ", 5, boot) for boot in (1000, 2000)]
+    assert read([(22, 4), (160, 8)], *records, head=IPFIX_HEAD)["start_ns"] == [1_005_000_000, 2_005_000_000]
+    assert "start_ns" not in read([(22, 4), (160, 8)], struct.pack("!Iq", 5, -1), head=IPFIX_HEAD)
+
+
+def test_of_two_addresses_one_may_be_of_no_use():
+    fields = [(22, 4), (21, 4), (8, 4), (27, 16)]
+    found = read(fields, bytes(8) + bytes([10, 0, 0, 1]) + V6, head=IPFIX_HEAD)
+    assert found == {"src_addr": ["10.0.0.1"]}
+
+
+def test_of_two_numbers_the_known_one_that_is_not_zero():
+    records = [struct.pack("!HB", *pair) for pair in ((300, 0), (0, 24), (0, 0), (16, 24))]
+    assert read([(9, 2), (29, 1)], *records)["src_mask"] == [None, 24, 0, 16]
+
+
 def test_structured_data_is_skipped_as_opaque():
     fields = [(1, 1), (291, VARIABLE), (292, VARIABLE), (293, VARIABLE), (2, 1)]
     record = b"\5" + b"\3abc" + b"\xff\0\2de" + b"\0" + b"\6"

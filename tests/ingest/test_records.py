@@ -95,6 +95,19 @@ def test_empty_sets():
     assert cut([(82, VARIABLE)], b"").counts.tolist() == [0]
 
 
+@given(
+    st.lists(st.binary(max_size=40), min_size=1, max_size=4),
+    st.lists(st.sampled_from([1, 2, 0, VARIABLE, VARIABLE]), min_size=1, max_size=5),
+)
+def test_many_sets_are_cut_as_few_are(bodies, lengths):
+    fields = [(100 + i, n) for i, n in enumerate([*lengths, VARIABLE])]
+    one_by_one = [cut(fields, body) for body in bodies]
+    together = cut(fields, *bodies * 40)
+    assert [r for i, r in records(together) if i < len(bodies)] == [r for one in one_by_one for _, r in records(one)]
+    for name in ("counts", "overrun", "left", "misfit"):
+        assert getattr(together, name).tolist() == [getattr(one, name)[0] for one in one_by_one] * 40
+
+
 CONTENTS = st.lists(st.tuples(st.binary(max_size=6), st.booleans(), st.binary(max_size=3)), max_size=6)
 
 
