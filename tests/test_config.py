@@ -341,3 +341,14 @@ def test_the_schema_names_every_setting():
     assert set(schema["$defs"]["Window"]["properties"]) == set(Window.__struct_fields__)
     assert set(schema["$defs"]["Tls"]["properties"]) == set(Tls.__struct_fields__)
     assert msgspec.json.encode(schema)
+
+
+def test_two_counters_would_count_twice():
+    two = {"analyse": [{"type": "counters"}, {"type": "counters", "name": "ports", "labels": ["dst_port"]}]}
+    with pytest.raises(ConfigError, match=r"analyse\[1\].type: 'counters' is there already"):
+        parse(two)
+
+
+def test_a_window_of_less_than_a_second_is_refused():
+    with pytest.raises(ConfigError, match=r"window.every: '100ms' is too short"):
+        parse({"window": {"every": "100ms"}})

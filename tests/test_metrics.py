@@ -1,5 +1,7 @@
 """Numbers are asked for when somebody scrapes; families of several components are joined."""
 
+import pytest
+
 from flowagent.metrics import Family, Metrics
 
 
@@ -44,11 +46,23 @@ def test_families_keep_their_order():
     assert [family.name for family in metrics.collect()] == ["b", "a", "c"]
 
 
-def test_a_removed_collector_is_not_asked():
+def test_a_removed_collector_is_not_asked_but_its_counters_stay():
     metrics, collector = Metrics(), counter(a=1)
     metrics.add(collector)
+    metrics.add(gauge := lambda: [Family("flowagent_y", "gauge", "Y.", (), {(): 1})])
     metrics.remove(collector)
-    assert metrics.collect() == []
+    metrics.remove(gauge)
+    assert metrics.collect() == [*collector()]
+    metrics.add(counter(a=2, b=1))
+    assert metrics.collect()[0].samples == {("a",): 3, ("b",): 1}
+
+
+def test_one_name_with_two_sets_of_labels_is_no_metric():
+    metrics = Metrics()
+    metrics.add(counter(a=1))
+    metrics.add(lambda: [Family("flowagent_x", "counter", "X.", ("sink",), {("a",): 1})])
+    with pytest.raises(ValueError, match="flowagent_x has labels"):
+        metrics.collect()
 
 
 def test_removing_what_was_never_added():

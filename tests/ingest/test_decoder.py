@@ -28,9 +28,10 @@ from hypothesis import strategies as st
 
 from flowagent.ingest.datagrams import Datagrams
 from flowagent.ingest.decoder import Decoder
+from flowagent.ingest.exporters import MAX_SERIES as MAX_EXPORTER_SERIES
 from flowagent.ingest.exporters import TEMPLATE_LIFETIME_NS
 from flowagent.ingest.held import LIFETIME_NS
-from flowagent.ingest.report import MAX_EXPORTER_SERIES, decoder_families, describe_exporters
+from flowagent.ingest.report import decoder_families, describe_exporters
 
 V9 = v9(define(300, *FLOW, version=9), flow_set(300, flow()))
 IPFIX = ipfix(define(300, *FLOW), flow_set(300, flow()))

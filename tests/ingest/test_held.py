@@ -55,7 +55,7 @@ def test_an_exporter_gives_up_its_own_oldest_sets(session):
     assert sets.release(session(), 256) == []
     assert len(sets.release(session(), 256 + 39)) == 1
     assert len(sets.release(session(low=2), 300)) == 1
-    assert sets.exporters == 1
+    assert len(sets.exporters) == 1
 
 
 def test_all_together_are_bounded(session):
@@ -70,3 +70,17 @@ def test_a_set_larger_than_all_the_room_is_not_kept(session):
     sets = HeldSets()
     assert sets.hold(256, held(session(), bytes(MAX_EXPORTER_BYTES))) == 1
     assert len(sets) == 0
+
+
+def test_readiness_counts_active_exporters_without_templates_only():
+    from flowagent.ingest.exporters import DomainKey, Exporters
+    from flowagent.ingest.stats import Stats
+    from flowagent.ingest.templates import Template
+
+    exporters = Exporters(Stats())
+    old, new = (exporters.session(DomainKey(0, low, 10, 0), 1, at) for low, at in ((1, 5), (2, 50)))
+    assert exporters.active(10) == {(0, 2): False}
+    exporters.define(new, Template(300, 10, 1, 0, b"\0\1\0\4"), 50)
+    assert exporters.active(10) == {(0, 2): True}
+    assert exporters.active(0) == {(0, 1): False, (0, 2): True}
+    assert old.domain.templates == {}

@@ -155,11 +155,12 @@ def test_options_in_the_middle_of_a_datagram():
     assert column(rows, "sampling_rate") == [None, None, 5]
 
 
-def test_the_users_word_goes_before_everything():
+def test_the_users_word_goes_before_all_but_open_vswitch():
     decoder = Decoder(ordered=True, overrides=Overrides({"192.0.2.0/24": 1000}))
     ovs = ipfix(define(400, *OVS), flow_set(400, ovs_flow()))
     rows = feed(decoder, options(256, 1, [(144, 4), (34, 4)], struct.pack("!II", 0, 5)), flows(), ovs)
-    assert sampling(rows) == [(1000, CONFIG)] * 2
+    # What Open vSwitch counts is multiplied already, whatever the user says.
+    assert sampling(rows) == [(1000, CONFIG), (None, PRESCALED)]
     assert sampling(feed(decoder, flows(), exporter="198.51.100.1")) == [(None, UNKNOWN)]
 
 
