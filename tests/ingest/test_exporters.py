@@ -164,9 +164,10 @@ def test_more_exporters_than_fit_forget_the_longest_silent():
 def test_the_largest_crowd_of_exporters_stays_within_the_memory_for_all():
     exporters = Exporters(Stats())
     wide = [(i + 1, 4) for i in range(1000)]
+    templates = [a_template(number, *wide) for number in range(256, 556)]
     for low in range(60):
-        for number in range(256, 556):
-            define(exporters, exporters.session(key(low=low), 1, 0), a_template(number, *wide))
+        for one in templates:
+            define(exporters, exporters.session(key(low=low), 1, 0), one)
     assert exporters._size <= ex.MAX_BYTES
     known = {d.key.low for d in exporters}
     assert 59 in known

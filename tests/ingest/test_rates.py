@@ -86,5 +86,5 @@ def test_no_overrides():
 def test_overrides_remember_a_bounded_number_of_exporters():
     overrides = Overrides({"10.0.0.0/8": 5})
     assert {overrides.rate(f"10.{a}.{b}.1") for a in range(256) for b in range(256)} == {5}
-    assert overrides.rate("10.0.0.2") == 5
+    assert [overrides.rate(f"10.0.0.{n}") for n in (2, 3, 4)] == [5, 5, 5]
     assert len(overrides._known) <= 65537
