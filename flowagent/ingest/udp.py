@@ -133,6 +133,7 @@ class UdpSource:
         """Until cancelled."""
         clock = self._ctx.clock
         began = clock.monotonic()
+        self._due = began + _HOUSEKEEPING
         try:
             while True:
                 await self._wait_readable(_HOUSEKEEPING)
