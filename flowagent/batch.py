@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+_T = TypeVar("_T")
 
 
 class Batch:
@@ -21,7 +22,7 @@ class Batch:
     one value, so write into a column only after copying it.
     """
 
-    __slots__ = ("columns", "length", "valid")
+    __slots__ = ("_memo", "columns", "length", "valid")
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Batch:
         if length is None:
             length = next((a.shape[-1] for a in self.columns.values()), 0)
         self.length = length
+        self._memo: dict[Hashable, Any] = {}
         for name, values in (*self.columns.items(), *self.valid.items()):
             if values.shape[-1] != length:
                 raise ValueError(f"column {name}: {values.shape[-1]} rows, not {length}")
@@ -49,6 +51,13 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"Batch({self.length} rows: {', '.join(self.columns)})"
+
+    def memo(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """What follows from these rows, computed once however many ask (a batch never changes)."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        found: _T = self._memo[key]
+        return found
 
     def take(self, rows: Array) -> Self:
         """The rows at these positions (integers) or where True (bool)."""

@@ -7,13 +7,13 @@ than any argsort), and split runs of equal hashes where the true values differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
 
-from flowagent.batch import Array, is_constant
+from flowagent.batch import Array, Batch, constant, is_constant
 
 _U64 = np.uint64
 # Random and odd: the top bits of sum(column * multiplier) are a universal hash
@@ -69,6 +69,25 @@ def group_rows(columns: Sequence[Array]) -> Groups:
     starts = np.flatnonzero(differs)
     starts += 1
     return Groups(order, np.concatenate([np.zeros(1, np.intp), starts]))
+
+
+def key_arrays(batch: Batch, names: Iterable[str]) -> Iterable[Array]:
+    """The 1-D arrays that tell keys apart: both words of an address, bits of a float, and what is unknown."""
+    for name in names:
+        values = batch[name]
+        if name in batch.valid:
+            known = batch.valid[name]
+            yield known
+            values = np.where(known, values, values.dtype.type(0))
+        if values.dtype == np.float64:
+            values = values.view(np.uint64) if not is_constant(values) else constant(values[0], len(values), np.float64)
+        if values.ndim == 2:
+            yield from values
+        elif not is_constant(values):
+            yield values
+    if len(batch):
+        # At least one array, so that the number of rows is known.
+        yield constant(0, len(batch), np.uint8)
 
 
 def _all_equal(column: Array) -> bool:

@@ -221,3 +221,13 @@ def test_is_constant_looks_at_the_stride():
 def test_a_constant_cannot_be_written_to():
     with pytest.raises(ValueError, match="read-only"):
         constant(5, 3, "u4")[0] = 1
+
+
+def test_memo_computes_once():
+    batch = Batch({"bytes": np.arange(3)})
+    calls = []
+    for _ in range(2):
+        assert batch.memo("sum", lambda: calls.append(1) or int(batch["bytes"].sum())) == 3
+    assert calls == [1]
+    assert batch.memo(("other", 1), lambda: None) is None
+    assert batch.take(np.array([0])).memo("sum", lambda: 0) == 0

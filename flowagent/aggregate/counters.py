@@ -15,11 +15,10 @@ import msgspec
 import numpy as np
 
 from flowagent.addresses import address_text
-from flowagent.aggregate.group import key_arrays
 from flowagent.batch import Array, Batch, is_constant
 from flowagent.component import Context, Settings
 from flowagent.errors import ConfigError
-from flowagent.grouping import Groups, group_rows
+from flowagent.grouping import Groups, group_rows, key_arrays
 from flowagent.metrics import Family
 from flowagent.schema import COLUMNS, SAMPLING_SOURCES
 

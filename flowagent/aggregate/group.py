@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from flowagent.batch import Array, Batch, constant, is_constant
-from flowagent.grouping import Groups, group_rows
+from flowagent.grouping import Groups, group_rows, key_arrays
 from flowagent.schema import COLUMNS
 
 
@@ -28,25 +28,6 @@ def aggregate(batch: Batch, key: Sequence[str], measures: Sequence[str]) -> Batc
         if known is not None:
             valid[name] = known
     return keys.with_columns(merged, valid)
-
-
-def key_arrays(batch: Batch, names: Iterable[str]) -> Iterable[Array]:
-    """The 1-D arrays that tell keys apart: both words of an address, bits of a float, and what is unknown."""
-    for name in names:
-        values = batch[name]
-        if name in batch.valid:
-            known = batch.valid[name]
-            yield known
-            values = np.where(known, values, values.dtype.type(0))
-        if values.dtype == np.float64:
-            values = values.view(np.uint64) if not is_constant(values) else constant(values[0], len(values), np.float64)
-        if values.ndim == 2:
-            yield from values
-        elif not is_constant(values):
-            yield values
-    if len(batch):
-        # At least one array, so that the number of rows is known.
-        yield constant(0, len(batch), np.uint8)
 
 
 def _merge(batch: Batch, name: str, groups: Groups) -> tuple[Array, Array | None]:
