@@ -14,10 +14,11 @@ from live.polling import free_port, until
 
 
 class Prometheus:
-    """Scrapes the targets each second; its data lie in its directory."""
+    """Scrapes the targets each second, with these experimental features on; its data lie in its directory."""
 
-    def __init__(self, directory: Path, targets: Sequence[str]) -> None:
+    def __init__(self, directory: Path, targets: Sequence[str], features: Sequence[str] = ()) -> None:
         directory.mkdir()
+        self._features = features
         self._directory = directory
         self._port = free_port(socket.SOCK_STREAM)
         self._process: subprocess.Popen | None = None
@@ -34,6 +35,7 @@ class Prometheus:
             f"--config.file={self._directory / 'prometheus.yml'}",
             f"--storage.tsdb.path={self._directory / 'data'}",
             f"--web.listen-address=127.0.0.1:{self._port}",
+            *(f"--enable-feature={feature}" for feature in self._features),
         ]
         with (self._directory / "log").open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -46,14 +48,22 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The result of an instant query."""
-        url = f"http://127.0.0.1:{self._port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return json.load(answer)["data"]["result"]
+        return self._get("query", query=expression)["result"]
 
     def value(self, expression: str) -> float:
         """The one value that the query gives; NaN where there is none."""
         result = self.query(expression)
         return float(result[0]["value"][1]) if result else float("nan")
+
+    def metadata(self, target: str) -> dict[str, tuple[str, str]]:
+        """Type and help of each metric of a target, by name."""
+        found = self._get("targets/metadata", match_target=f'{{instance="{target}"}}')
+        return {metric["metric"]: (metric["type"], metric["help"]) for metric in found}
+
+    def _get(self, path: str, **parameters: str) -> Any:
+        url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return json.load(answer)["data"]
 
     def _scraped(self) -> bool:
         assert self._process.poll() is None, (self._directory / "log").read_text()
