@@ -14,7 +14,9 @@ PARTS = {
     "decode": "datagrams into columns",
     "group": "rows grouped and merged by 5-tuple",
     "window": "ten seconds of records through the window",
+    "sketches": "tables, HLL, KMV and histograms updated",
     "encode": "rows into lines of JSON",
+    "filters": "filter expressions over columns",
     "loopback": "the agent beside other receivers, sent to over loopback",
 }
 

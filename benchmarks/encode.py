@@ -9,9 +9,9 @@ from benchmarks.options import Options
 from benchmarks.table import Stopwatch, Table, calibrate, measure
 from flowagent.aggregate.group import aggregate
 from flowagent.batch import Batch
-from flowagent.config import Window
 from flowagent.export.encode import json_lines
 from flowagent.schema import COLUMNS
+from flowagent.sections import Window
 
 ROWS = 20_000
 WIDE = 30

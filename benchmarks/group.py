@@ -5,9 +5,9 @@ from benchmarks.options import Options
 from benchmarks.table import Stopwatch, Table, calibrate, measure
 from flowagent.aggregate.group import aggregate
 from flowagent.batch import Batch
-from flowagent.config import Window
 from flowagent.grouping import group_rows, key_arrays
 from flowagent.schema import FLOW_KEY
+from flowagent.sections import Window
 
 ROWS = (5_000, 20_000, 50_000, 200_000)
 

@@ -5,8 +5,8 @@ from benchmarks.options import Options
 from benchmarks.table import Stopwatch, Table, calibrate
 from flowagent.aggregate.window import Window
 from flowagent.clock import SECOND
-from flowagent.config import Window as WindowConfig
 from flowagent.schema import FLOW_KEY
+from flowagent.sections import Window as WindowConfig
 
 RATE = 1_000_000
 SECONDS = 10

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import gc
 import platform
+import re
 import signal
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from flowagent import __version__
+from flowagent.aggregate.policy import Policy
 from flowagent.component import Context
-from flowagent.config import Config, load, state_directory
+from flowagent.config import Config, kind, load, state_directory
 from flowagent.errors import ConfigError
 from flowagent.export.prometheus import Exposition
 from flowagent.metrics import Family
 from flowagent.pipeline import Pipeline
 from flowagent.web.server import Server
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 Beside = Callable[["Agent", asyncio.Event], Awaitable[None]]
 
 
@@ -94,6 +97,26 @@ class Agent:
             if describe is not None:
                 entries += describe()
         return entries
+
+    def policies(self) -> dict[str, Policy]:
+        """The policies that run, by name."""
+        return {name: a for name, a in self.pipeline.analyses.items() if isinstance(a, Policy)}
+
+    def add_policy(self, entry: dict[str, Any]) -> Policy:
+        """Start a policy given as it would stand in the configuration; raises ConfigError."""
+        if entry.get("type", "policy") != "policy":
+            raise ConfigError("type", f"{entry['type']!r} is not 'policy'")
+        name = entry.get("name")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                "name", f"{name!r} is no name; letters, digits and ._- up to 63, beginning with the first two"
+            )
+        self.pipeline.add_analysis(kind("analyse", {"type": "policy", **entry}, ""))
+        return self.policies()[name]
+
+    def remove_policy(self, name: str) -> bool:
+        """End a policy; False where there is none of that name."""
+        return name in self.policies() and self.pipeline.remove_analysis(name)
 
     def _families(self) -> Iterable[Family]:
         labels = ("version", "python")

@@ -159,7 +159,7 @@ def replay(
         if raw or out is None:
             job.raw(out)
         else:
-            job.rows(out, settings.window)
+            job.rows(out, settings)
     everything = total(job.summaries)
     if summary:
         document = {

@@ -4,7 +4,7 @@ A *kind* is a module; its name is the `type` in the configuration. It offers a
 `Config` (a `Settings` subclass) whose `build(ctx)` makes the component. Building is inert: no
 socket, file, thread or task exists before `__aenter__`. Data flows one way,
 
-    Source -> (prepare, enrich, analyse, window, sample) -> Sink
+    Source -> stages (prepare, analyse, window, sample) -> Sink
 
 and a Batch that was handed on is no longer the giver's to change.
 """
@@ -12,7 +12,7 @@ and a Batch that was handed on is no longer the giver's to change.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
@@ -22,7 +22,7 @@ import numpy as np
 
 from flowagent.batch import Batch
 from flowagent.clock import Clock, SystemClock
-from flowagent.metrics import Metrics
+from flowagent.metrics import Family, Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,33 @@ class Source(Protocol):
     def ready(self) -> str | None:
         """None when records can come in, else what is missing."""
 
+    def backlog(self) -> float:
+        """The part of its input buffers (0 to 1) that is filled; 0 where nothing waits."""
 
-class Stage(Protocol):
-    """A step on the way of the data: sync, no I/O."""
 
-    def process(self, batch: Batch) -> Batch:
-        """What goes on from these rows; may be empty."""
+class Analysis(Protocol):
+    """Looks at records and remembers what they add up to; sync, no I/O, changes nothing."""
 
-    def flush(self, now_ns: int, *, final: bool = False) -> Batch:
-        """What is due by now; all that is left when `final`."""
+    every_record: bool
+    """Whether it must see all of them, or under overload makes do with a weighted sample (`inclusion_prob`)."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """What it needs of each record."""
+
+    def process(self, records: Batch, flows: Batch, now_ns: int) -> None:
+        """Take records in, at this time.
+
+        `flows` are the same records with those of equal window keys merged:
+        fewer rows, which do where only sums by columns that they have are
+        wanted. It may be the same batch.
+        """
+
+    def tick(self, now_ns: int) -> None:
+        """The time is this; called a few times a second."""
+
+    def families(self) -> Iterable[Family]:
+        """What it shows as metrics."""
 
 
 class Sink(Protocol):

@@ -6,7 +6,6 @@ A kind is its `type`, which is the name of its module: `{type: kafka}` under
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import pkgutil
@@ -21,71 +20,13 @@ import yaml
 
 from flowagent.component import Settings
 from flowagent.errors import ConfigError
-from flowagent.schema import COLUMNS, FLOW_KEY
+from flowagent.sections import Http, Sampling, State, Window, did_you_mean, parse_listen
 
 PACKAGES = {"ingest": "flowagent.ingest", "analyse": "flowagent.aggregate", "export": "flowagent.export"}
 """Where the kinds of a section live."""
 _ONLY_ONE = ("counters",)
 """Kinds whose metrics have one name: two would count everything twice."""
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
-_UNITS = {"ms": 1e-3, "s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
 _ENV = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-
-
-class Window(Settings, frozen=True):
-    """Aggregation of flow records by key; `window: 0` passes every record on as it came."""
-
-    every: str | float = "10s"
-    """Length of a window; 0 passes records through."""
-    key: tuple[str, ...] = (*FLOW_KEY, "exporter", "observation_domain", "in_if", "out_if", "direction")
-    """Columns that make a key."""
-    measures: tuple[str, ...] = ("bytes", "packets", "records", "start_ns", "end_ns", "received_ns", "tcp_flags")
-    """Columns that are merged, each by its own rule."""
-    max_keys: Annotated[int, msgspec.Meta(ge=1024)] = 200_000
-    """Keys held in memory; a window with more is written out early, in parts."""
-
-    @property
-    def seconds(self) -> float:
-        """Length in seconds, 0 for pass-through."""
-        return parse_duration(self.every, "window.every")
-
-    def check(self) -> None:
-        """Raise ConfigError where a column cannot play its part."""
-        if 0 < self.seconds < 1:
-            raise ConfigError("window.every", f"{self.every!r} is too short; at least 1s, or 0 for no window")
-        for name in self.key:
-            if name not in COLUMNS or COLUMNS[name].merge != "key":
-                known = [c.name for c in COLUMNS.values() if c.merge == "key"]
-                raise ConfigError("window.key", f"{name!r} is not a key column{_did_you_mean(name, known)}")
-        for name in self.measures:
-            if name not in COLUMNS or COLUMNS[name].merge in ("key", "none"):
-                known = [c.name for c in COLUMNS.values() if c.merge not in ("key", "none")]
-                raise ConfigError("window.measures", f"{name!r} cannot be merged{_did_you_mean(name, known)}")
-
-
-class Tls(Settings, frozen=True):
-    """Certificate and key for HTTPS."""
-
-    cert: str
-    key: str
-
-
-class Http(Settings, frozen=True):
-    """The HTTP server: metrics, health and API."""
-
-    listen: str | None = "127.0.0.1:8077"
-    """Address to serve on; null for no server."""
-    token_file: str | None = None
-    """File with the bearer token that all but /healthz and /readyz ask for."""
-    tls: Tls | None = None
-    """`{cert: FILE, key: FILE}` to serve HTTPS."""
-
-
-class State(Settings, frozen=True):
-    """What survives a restart: templates and sampling rates."""
-
-    path: str | None = None
-    """Directory; default: $STATE_DIRECTORY, else $XDG_STATE_HOME/flowagent, else ~/.local/state/flowagent."""
 
 
 class Kind(NamedTuple):
@@ -104,6 +45,7 @@ class Config(NamedTuple):
     analyse: tuple[Kind, ...]
     export: tuple[Kind, ...]
     window: Window
+    sampling: Sampling
     http: Http
     state: State
 
@@ -115,13 +57,29 @@ class _File(Settings, frozen=True):
     analyse: list[dict[str, Any]] | None = None
     export: list[dict[str, Any]] | None = None
     window: Window | Annotated[int, msgspec.Meta(ge=0, le=0)] = Window()
+    sampling: Sampling = Sampling()
     http: Http = Http()
     state: State = State()
 
 
 DEFAULTS: dict[str, list[dict[str, Any]]] = {
     "ingest": [{"type": "udp"}],
-    "analyse": [{"type": "counters"}],
+    "analyse": [
+        {"type": "counters"},
+        {
+            "type": "policy",
+            "name": "default",
+            "top": [
+                {"of": "src_addr"},
+                {"of": "dst_addr"},
+                {"of": ["proto", "dst_port"]},
+                {"of": ["src_addr", "dst_addr"]},
+            ],
+            "distinct": ["src_addr", "dst_addr"],
+            "quantiles": ["bytes"],
+            "rates": ["bytes"],
+        },
+    ],
     "export": [],
 }
 """What runs without any configuration."""
@@ -157,36 +115,44 @@ def parse(raw: Any, environ: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError("", "the configuration is nested too deeply") from error
     window = file.window if isinstance(file.window, Window) else Window(every=0)
     window.check()
-    kinds = {section: tuple(_kinds(section, getattr(file, section))) for section in PACKAGES}
+    file.sampling.check(window)
+    kinds = {section: tuple(_kinds(section, getattr(file, section), section + "[{}]")) for section in PACKAGES}
     if file.http.listen is not None:
         parse_listen(file.http.listen, "http.listen")
     if not kinds["ingest"]:
         raise ConfigError("ingest", "is empty; name at least one source, such as {type: udp}")
-    return Config(window=window, http=file.http, state=file.state, **kinds)
+    return Config(window=window, sampling=file.sampling, http=file.http, state=file.state, **kinds)
 
 
-def _kinds(section: str, entries: list[dict[str, Any]] | None) -> Iterator[Kind]:
+def kind(section: str, entry: dict[str, Any], path: str) -> Kind:
+    """One component, from an entry as it would stand in a section; raises ConfigError."""
+    if not isinstance(entry, dict):
+        raise ConfigError(path, f"is a {type(entry).__name__}; it must be an object of settings")
+    return next(_kinds(section, [entry], path))
+
+
+def _kinds(section: str, entries: list[dict[str, Any]] | None, place: str) -> Iterator[Kind]:
     names: set[str] = set()
     seen: set[str] = set()
     for i, entry in enumerate(DEFAULTS[section] if entries is None else entries):
-        path = f"{section}[{i}]"
+        path = place.format(i)
         fields = dict(entry)
-        kind = fields.pop("type", None)
-        if not isinstance(kind, str):
+        type_ = fields.pop("type", None)
+        if not isinstance(type_, str):
             raise ConfigError(f"{path}.type", f"is missing; one of: {', '.join(kinds_of(section))}")
-        name = fields.pop("name", kind)
+        name = fields.pop("name", type_)
         if not isinstance(name, str) or name in names:
             if "name" in entry:
                 raise ConfigError(f"{path}.name", f"{name!r} is taken or no text; names must differ within {section}")
-            name = next(n for k in range(i + 1, i + 2 + len(names)) if (n := f"{kind}-{k}") not in names)
+            name = next(n for k in range(i + 1, i + 2 + len(names)) if (n := f"{type_}-{k}") not in names)
         names.add(name)
-        if kind in seen and kind in _ONLY_ONE:
+        if type_ in seen and type_ in _ONLY_ONE:
             raise ConfigError(
-                f"{path}.type", f"{kind!r} is there already; there can be one only, give it all the labels"
+                f"{path}.type", f"{type_!r} is there already; there can be one only, give it all the labels"
             )
-        seen.add(kind)
-        settings = _convert(fields, config_class(section, kind, f"{path}.type"), path)
-        yield Kind(section, name, kind, settings)
+        seen.add(type_)
+        settings = _convert(fields, config_class(section, type_, f"{path}.type"), path)
+        yield Kind(section, name, type_, settings)
 
 
 def kinds_of(section: str) -> list[str]:
@@ -216,7 +182,7 @@ def config_class(section: str, kind: str, path: str) -> type[Settings]:
     found: type[Settings] | None = getattr(module, "Config", None)
     if found is None:
         known = kinds_of(section)
-        raise ConfigError(path, f"{kind!r} is not a kind; one of: {', '.join(known)}{_did_you_mean(kind, known)}")
+        raise ConfigError(path, f"{kind!r} is not a kind; one of: {', '.join(known)}{did_you_mean(kind, known)}")
     return found
 
 
@@ -235,7 +201,7 @@ def _convert(value: Any, target: type[Any], path: str) -> Any:
             known = _fields_at(target, where)
             full = f"{full}.{name}".lstrip(".")
             raise ConfigError(
-                full, f"is not a setting{_did_you_mean(name, known)}; known: {', '.join(known)}"
+                full, f"is not a setting{did_you_mean(name, known)}; known: {', '.join(known)}"
             ) from error
         bad = _value_at(value, where)
         raise ConfigError(full, f"{bad!r} is wrong: {problem[0].lower()}{problem[1:]}") from error
@@ -261,11 +227,6 @@ def _value_at(value: Any, where: str) -> Any:
     return value
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _expand(value: Any, path: str, environ: Mapping[str, str]) -> Any:
     """Replace ${NAME} and ${NAME:-default} in texts."""
     if isinstance(value, dict):
@@ -287,42 +248,6 @@ def _expand(value: Any, path: str, environ: Mapping[str, str]) -> Any:
     return _ENV.sub(replace, value)
 
 
-def parse_listen(text: str, path: str) -> tuple[str, int]:
-    """`host:port`, `[v6]:port` or `:port` into both parts."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 <= int(port) <= 65535:
-        raise ConfigError(
-            path, f"{text!r} is not an address to listen on; write host:port, such as 127.0.0.1:8077 or [::]:4739"
-        )
-    return host or "::", int(port)
-
-
-def parse_duration(value: str | float, path: str) -> float:
-    """Seconds from a number or a text such as 10s, 500ms, 5m, 1h."""
-    if isinstance(value, int | float):
-        seconds = float(value)
-    else:
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            raise ConfigError(path, f"{value!r} is not a duration; write a number of seconds, or 500ms, 10s, 5m, 1h")
-        seconds = float(match[1]) * _UNITS[match[2]]
-    if not 0 <= seconds <= 86400 * 366:
-        raise ConfigError(path, f"{value!r} is out of range; durations are between 0 and a year")
-    return seconds
-
-
-def parse_size(value: str | int, path: str) -> int:
-    """Bytes from a number or a text such as 64MB, 256MiB."""
-    if isinstance(value, int) and value >= 0:
-        return value
-    match = re.fullmatch(r"(\d{1,18})\s*([kMGT]?)(i?)B?", str(value).strip())
-    if match is None:
-        raise ConfigError(path, f"{value!r} is not a size; write bytes, or 500kB, 64MiB, 1GB")
-    power = " kMGT".index(match[2] or " ")
-    return int(match[1]) * int((1024 if match[3] else 1000) ** power)
-
-
 def state_directory(state: State, environ: Mapping[str, str] = os.environ) -> Path:
     """Where state is kept."""
     if state.path is not None:
@@ -340,7 +265,9 @@ ingest:
     # sampling_rates: {"192.0.2.0/24": 1000}   # for exporters that do not say theirs
 analyse:
   - {type: counters, labels: [exporter, proto], max_series: 1000}
+  - {type: policy, name: web, filter: "proto == tcp and dst_port in {80, 443}", top: [{of: dst_addr}], every: 60s}
 window: {every: 10s, max_keys: 200000}         # 0 passes every record through
+sampling: {budget: 500}                        # rows a second to forward at most; null forwards every row
 export:
   - {type: file, path: "flows-%Y%m%dT%H%M%S.ndjson.zst", rotate_every: 10m, keep: 144}
 http: {listen: "127.0.0.1:8077"}
@@ -353,7 +280,10 @@ def plain(config: Config) -> dict[str, Any]:
     for section in PACKAGES:
         kinds: tuple[Kind, ...] = getattr(config, section)
         out[section] = [{"type": k.type, "name": k.name, **msgspec.to_builtins(k.settings)} for k in kinds]
-    return {**out, **{name: msgspec.to_builtins(getattr(config, name)) for name in ("window", "http", "state")}}
+    return {
+        **out,
+        **{name: msgspec.to_builtins(getattr(config, name)) for name in ("window", "sampling", "http", "state")},
+    }
 
 
 def json_schema() -> dict[str, Any]:

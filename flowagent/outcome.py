@@ -16,11 +16,17 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.decoded = 0
-        self.counts: Counter[tuple[str, str]] = Counter({("exported", ""): 0, ("sampled_out", ""): 0})
+        self.counts: Counter[tuple[str, str]] = Counter({
+            ("exported", ""): 0, ("sampled_out", "budget"): 0, ("sampled_out", "overload"): 0,
+        })  # fmt: skip
 
     def dropped(self, reason: str, records: int) -> None:
         """These records go nowhere, for a reason from a bounded set."""
         self.counts["dropped", reason] += records
+
+    def sampled_out(self, reason: str, records: int) -> None:
+        """These records go on only in the weight of others: for a `budget`, or for want of time (`overload`)."""
+        self.counts["sampled_out", reason] += records
 
     def exported(self, records: int) -> None:
         """These records reached a sink, or the end of a pipeline that has none."""

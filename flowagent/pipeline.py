@@ -1,4 +1,4 @@
-"""The way of the data: sources, then prepare, analyse and window, then sinks.
+"""The way of the data: sources, then the stages, then sinks.
 
 Started from the sinks upwards, so that whoever gives finds a taker; stopped
 from the sources downwards, so that each part can drain. This is the only module
@@ -13,23 +13,22 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
-from flowagent.aggregate.window import Window
 from flowagent.batch import Batch
 from flowagent.channel import Item
-from flowagent.clock import SECOND
 from flowagent.component import Context, Sink, Source
 from flowagent.config import PACKAGES, Config, Kind
 from flowagent.errors import ConfigError
 from flowagent.metrics import Family
 from flowagent.outcome import Outcomes, Ticket
 from flowagent.outlet import Outlet
-from flowagent.prepare import COLUMNS as PREPARE_COLUMNS
-from flowagent.prepare import Prepare
+from flowagent.stages import Stages
 
 _TICK = 0.25
 """Seconds between looks at the window's end."""
 _SLICE = 4096
 """Rows handed to the sinks at a time, so that encoding them never holds up the loop for long."""
+MAX_ADDED = 100
+"""Analyses that may be added while the agent runs."""
 DRAIN_SECONDS = 10.0
 """How long sinks may take to send what is left when the agent ends."""
 
@@ -48,44 +47,46 @@ class Pipeline:
         self.config = config
         self.outcomes = Outcomes()
         self._ctx = ctx
-        self._prepare = Prepare(self.outcomes)
+        self._stages = Stages(config, self.outcomes, ctx)
         self.sources: dict[Kind, Source] = {}
         self.outlets: dict[Kind, Outlet] = {}
         self._analysis: dict[Kind, Any] = {}
+        self._added: tuple[Kind, ...] = ()
         self._running: dict[Kind, tuple[AsyncExitStack, asyncio.Task[None]]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._changing = asyncio.Lock()  # a reload and the end must not meet
-        self._window = self._make_window(config)
         self._build(config)
-
-    def _make_window(self, config: Config) -> Window:
-        w = config.window
-        return Window(round(w.seconds * SECOND), w.key, w.measures, w.max_keys)
 
     def _build(self, config: Config) -> None:
         """Make what is not there yet; raises ConfigError before anything is changed."""
         sources = {k: self.sources.get(k) or cast("Source", build(k, self._ctx)) for k in config.ingest}
-        analysis = {k: self._analysis.get(k) or build(k, self._ctx) for k in config.analyse}
+        taken = {k.name for k in config.analyse}
+        added = tuple(k for k in self._added if k.name not in taken)  # the file's word counts
+        analysis = {k: self._analysis.get(k) or build(k, self._ctx) for k in (*config.analyse, *added)}
         outlets = {
             k: self.outlets.get(k) or Outlet(cast("Sink", build(k, self._ctx)), self._ctx.named(k.name))
             for k in config.export
         }
         self.sources, self._analysis, self.outlets = sources, analysis, outlets
         self.config = config
+        self._connect()
+
+    def _connect(self) -> None:
+        """Tell the stages who analyses, and the sources what is wanted of them."""
+        self._stages.analyses = list(self._analysis.values())
         wanted = self._wanted()
         for source in self.sources.values():
             source.want(wanted)
 
     def _wanted(self) -> frozenset[str] | None:
         """The columns that anything downstream uses; decoding others would be waste."""
-        window = self._window.columns
-        if window is None and self.outlets:
+        forwarded = self._stages.window_columns
+        if forwarded is None and self.outlets:
             parts = [outlet.sink.columns() for outlet in self.outlets.values()]
             if any(p is None for p in parts):
                 return None
-            window = frozenset().union(*(p for p in parts if p is not None))
-        used = (window or frozenset()) | PREPARE_COLUMNS
-        return used.union(*(a.columns for a in self._analysis.values()))
+            forwarded = frozenset().union(*(p for p in parts if p is not None))
+        return (forwarded or frozenset()) | self._stages.analysed_columns
 
     async def run(self, stop: asyncio.Event, *, started: asyncio.Event | None = None) -> None:
         """Start everything (then set `started`), run until `stop` is set or every source ended, drain, end."""
@@ -150,7 +151,7 @@ class Pipeline:
         """Drain from the sources down."""
         for kind in list(self.sources):
             await self._end(kind)
-        self._forward(self._window.flush(self._ctx.clock.now_ns(), final=True))
+        self.tick(final=True)
         await self._drain(self.outlets, "shutdown")
 
     async def _drain(self, outlets: Mapping[Kind, Outlet], reason: str) -> None:
@@ -168,23 +169,13 @@ class Pipeline:
 
     def deliver(self, batch: Batch) -> None:
         """Take decoded records; sync and quick, whatever the sinks do."""
-        now_ns = self._ctx.clock.now_ns()
         self.outcomes.decoded += len(batch)
-        try:
-            batch = self._prepare.process(batch, now_ns)
-            for analysis in self._analysis.values():
-                analysis.process(batch)
-            rows = self._window.process(batch, now_ns)
-        except Exception:
-            # No input may stop the agent: what a fault of a stage costs is counted and shown.
-            self.outcomes.dropped("internal", len(batch))
-            self._ctx.log.exception("lost %d records to an unexpected error", len(batch))
-            return
-        self._forward(rows)
+        backlog = max((source.backlog() for source in self.sources.values()), default=0.0)
+        self._forward(self._stages.process(batch, self._ctx.clock.now_ns(), backlog))
 
-    def tick(self) -> None:
-        """Write the window out if it is over."""
-        self._forward(self._window.flush(self._ctx.clock.now_ns()))
+    def tick(self, *, final: bool = False) -> None:
+        """Forward what is due by now; all that is left when `final`."""
+        self._forward(self._stages.tick(self._ctx.clock.now_ns(), final=final))
 
     def _forward(self, batch: Batch) -> None:
         for start in range(0, len(batch), _SLICE):
@@ -204,11 +195,11 @@ class Pipeline:
                 await self._reload(config)
 
     async def _reload(self, config: Config) -> None:
-        old_window = self._window
         old_sources, old_outlets, old_analysis, old_config = self.sources, self.outlets, self._analysis, self.config
-        if config.window != old_config.window:
-            self._forward(self._window.flush(self._ctx.clock.now_ns(), final=True))
-            self._window = self._make_window(config)
+        changed = (config.window, config.sampling) != (old_config.window, old_config.sampling)
+        if changed:
+            self.tick(final=True)
+            self._stages.configure(config)
         try:
             self._build(config)
             for kind in [k for k in old_sources if k not in self.sources]:
@@ -221,18 +212,40 @@ class Pipeline:
                 if kind in self.outlets:
                     self.outlets[kind].channel.abandon("reload")
             self.sources, self.outlets, self._analysis, self.config = old_sources, old_outlets, old_analysis, old_config
-            if self._window is not old_window:
-                self._forward(self._window.flush(self._ctx.clock.now_ns(), final=True))
-                self._window = old_window
-            for source in self.sources.values():
-                source.want(self._wanted())
+            if changed:
+                self.tick(final=True)
+                self._stages.configure(old_config)
+            self._connect()
             await self._start()
             raise
-        self._window.count_on(old_window)
         gone = {k: outlet for k, outlet in old_outlets.items() if k not in self.outlets}
         await self._drain(gone, "reload")
         for outlet in gone.values():
             self._ctx.metrics.keep(outlet.families())
+
+    @property
+    def analyses(self) -> dict[str, Any]:
+        """The analyses that run, by name."""
+        return {k.name: analysis for k, analysis in self._analysis.items()}
+
+    def add_analysis(self, kind: Kind) -> None:
+        """Run one more analysis until the agent ends; raises ConfigError where it cannot be built."""
+        if kind.name in self.analyses:
+            raise ConfigError("name", f"{kind.name!r} is taken")
+        if len(self._added) >= MAX_ADDED:
+            raise ConfigError("", f"{MAX_ADDED} were added already; remove one first")
+        self._analysis[kind] = build(kind, self._ctx)
+        self._added += (kind,)
+        self._connect()
+
+    def remove_analysis(self, name: str) -> bool:
+        """End an analysis, from the configuration (until a reload) or added; False where there is none of that name."""
+        found = [k for k in self._analysis if k.name == name]
+        for k in found:
+            del self._analysis[k]
+        self._added = tuple(k for k in self._added if k.name != name)
+        self._connect()
+        return bool(found)
 
     def not_ready(self) -> list[str]:
         """What keeps the agent from being ready; empty when it is."""
@@ -242,9 +255,6 @@ class Pipeline:
 
     def _families(self) -> Iterable[Family]:
         yield from self.outcomes.families()
-        yield from self._prepare.families()
-        yield from self._window.families()
-        for analysis in self._analysis.values():
-            yield from analysis.families()
+        yield from self._stages.families()
         for outlet in self.outlets.values():
             yield from outlet.families()

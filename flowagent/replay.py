@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from flowagent.addresses import address_text
-from flowagent.aggregate.window import Window
 from flowagent.batch import Batch
 from flowagent.clock import SECOND
-from flowagent.config import Window as WindowConfig
+from flowagent.component import Context
+from flowagent.config import Config
 from flowagent.errors import ConfigError
 from flowagent.export.encode import json_lines
 from flowagent.ingest.datagrams import Datagrams
@@ -26,7 +26,7 @@ from flowagent.ingest.decoder import Decoder
 from flowagent.ingest.pcap import Capture, captures
 from flowagent.ingest.rates import Overrides
 from flowagent.outcome import Outcomes
-from flowagent.prepare import Prepare
+from flowagent.stages import Stages
 
 SUMMED = (
     "datagrams",
@@ -140,17 +140,16 @@ class Replay:
                 if out is not None:
                     out.write(json_lines(batch))
 
-    def rows(self, out: BinaryIO, config: WindowConfig) -> None:
-        """What `flowagent run` would forward: de-duplicated and aggregated by window."""
+    def rows(self, out: BinaryIO, config: Config) -> None:
+        """What `flowagent run` would forward: de-duplicated, aggregated by window, sampled."""
         for capture in self._captures:
-            prepare = Prepare(Outcomes())
-            window = Window(round(config.seconds * SECOND), config.key, config.measures, config.max_keys)
+            stages = Stages(config, Outcomes(), Context("replay"))
             now_ns = 0
-            for batch in _by_window(self._decode(capture, ordered=False), round(config.seconds * SECOND)):
+            for batch in _by_window(self._decode(capture, ordered=False), round(config.window.seconds * SECOND)):
                 now_ns = int(batch["received_ns"].max())
-                out.write(json_lines(window.flush(now_ns)))
-                out.write(json_lines(window.process(prepare.process(batch, now_ns), now_ns)))
-            out.write(json_lines(window.flush(now_ns, final=True)))
+                out.write(json_lines(stages.tick(now_ns)))
+                out.write(json_lines(stages.process(batch, now_ns)))
+            out.write(json_lines(stages.tick(now_ns, final=True)))
 
     def _decode(self, capture: Capture, *, ordered: bool) -> Iterator[Batch]:
         decoder = Decoder(ordered=ordered, overrides=self._overrides)

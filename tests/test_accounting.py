@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from flowagent import pipeline as pipeline_module
 from flowagent.clock import ManualClock
 from flowagent.component import Context
-from flowagent.config import Config, Http, Kind, State, Window
+from flowagent.config import Config, Kind
 from flowagent.errors import Rejected, Retry
 from flowagent.ingest.datagrams import Datagrams
 from flowagent.ingest.decoder import Decoder
 from flowagent.pipeline import Pipeline
+from flowagent.sections import Http, Sampling, State, Window
 
 ROUTER = [(8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (1, 8), (2, 8)]
 # Told for Open vSwitch by the first six and the times before the header's second.
@@ -113,6 +114,9 @@ class Source:
     def want(self, columns):
         self.decoder.want(columns)
 
+    def backlog(self):
+        return 0.0
+
     def feed(self, payloads, exporter, now_ns):
         batch = self.decoder.feed(Datagrams.of(payloads, exporter=exporter, received_ns=now_ns))
         if len(batch):
@@ -151,13 +155,14 @@ def decoded(source):
     return sum(source.decoder.stats.records.values())
 
 
-async def run(window, behaviours, queue_rows, steps):
+async def run(window, behaviours, queue_rows, steps, sampling=Sampling()):  # noqa: B008 - never changed
     clock, source, sinks = ManualClock(10**18), Source(), [Sink(b) for b in behaviours]
     config = Config(
         (Kind("ingest", "in", "udp", Recipe(source)),),
         (Kind("analyse", "counters", "counters", CountersRecipe()),),
         tuple(Kind("export", f"out{i}", "file", Recipe(sink)) for i, sink in enumerate(sinks)),
         window,
+        sampling,
         Http(),
         State(),
     )

@@ -6,20 +6,9 @@ import msgspec
 import pytest
 import yaml
 
-from flowagent.config import (
-    EXAMPLE,
-    Http,
-    State,
-    Tls,
-    Window,
-    json_schema,
-    kinds_of,
-    load,
-    parse,
-    plain,
-    state_directory,
-)
+from flowagent.config import EXAMPLE, json_schema, kinds_of, load, parse, plain, state_directory
 from flowagent.errors import ConfigError
+from flowagent.sections import Http, State, Tls, Window
 
 NOTHING: dict[str, str] = {}
 
@@ -45,7 +34,30 @@ def test_every_default():
                 "batch": 8192,
             }
         ],
-        "analyse": [{"type": "counters", "name": "counters", "labels": ["exporter", "proto"], "max_series": 1000}],
+        "analyse": [
+            {"type": "counters", "name": "counters", "labels": ["exporter", "proto"], "max_series": 1000},
+            {
+                "type": "policy",
+                "name": "default",
+                "filter": None,
+                "group_by": [],
+                "max_groups": 50,
+                "top": [
+                    {"of": "src_addr", "by": "bytes", "k": 10},
+                    {"of": "dst_addr", "by": "bytes", "k": 10},
+                    {"of": ["proto", "dst_port"], "by": "bytes", "k": 10},
+                    {"of": ["src_addr", "dst_addr"], "by": "bytes", "k": 10},
+                ],
+                "distinct": ["src_addr", "dst_addr"],
+                "quantiles": ["bytes"],
+                "entropy": [],
+                "rates": ["bytes"],
+                "every": "60s",
+                "periods": 5,
+                "memory": "16MiB",
+                "max_series": 100,
+            },
+        ],
         "export": [],
         "window": {
             "every": "10s",
@@ -53,6 +65,20 @@ def test_every_default():
                     "exporter", "observation_domain", "in_if", "out_if", "direction"],
             "measures": ["bytes", "packets", "records", "start_ns", "end_ns", "received_ns", "tcp_flags"],
             "max_keys": 200_000,
+        },
+        "sampling": {
+            "budget": None,
+            "method": "threshold",
+            "objectives": {"bytes": 0.5, "packets": 0.25, "flows": 0.25},
+            "by": [],
+            "guarantee": 0.5,
+            "keep": [],
+            "keep_new_peers": 0,
+            "fraction": 0.01,
+            "rotate": True,
+            "coin": ["src_addr", "dst_addr", "src_port", "dst_port", "proto"],
+            "secret_file": None,
+            "overload": True,
         },
         "http": {"listen": "127.0.0.1:8077", "token_file": None, "tls": None},
         "state": {"path": None},
@@ -181,7 +207,7 @@ def test_a_kind_that_does_not_exist(entry, text):
 def test_the_kinds_of_each_section():
     assert {section: kinds_of(section) for section in ("ingest", "analyse", "export")} == {
         "ingest": ["udp"],
-        "analyse": ["counters"],
+        "analyse": ["counters", "policy"],
         "export": ["file"],
     }
 
@@ -320,7 +346,7 @@ def test_where_state_is_kept():
 
 def test_the_example_is_right():
     config = parse(yaml.safe_load(EXAMPLE), NOTHING)
-    assert [kind.type for kind in (*config.ingest, *config.analyse, *config.export)] == ["udp", "counters", "file"]
+    assert [kind.type for kind in (*config.ingest, *config.analyse, *config.export)] == ["udp", "counters", "policy", "file"]
     assert config.window == Window(every="10s")
     assert config.http == Http()
 
@@ -333,7 +359,7 @@ def test_what_is_shown_can_be_read_again():
 def test_the_schema_names_every_setting():
     schema = json_schema()
     sections = schema["$defs"]["_File"]["properties"]
-    assert set(sections) == {"ingest", "analyse", "export", "window", "http", "state"}
+    assert set(sections) == {"ingest", "analyse", "export", "window", "sampling", "http", "state"}
     for section in ("ingest", "analyse", "export"):
         choices = sections[section]["items"]["oneOf"]
         assert [choice["properties"]["type"]["const"] for choice in choices] == kinds_of(section)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowagent.config import parse, parse_duration, parse_listen, parse_size, plain
+from flowagent.config import parse, plain
 from flowagent.errors import ConfigError
+from flowagent.sections import parse_duration, parse_listen, parse_size
 
 
 @pytest.mark.parametrize(

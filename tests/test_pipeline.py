@@ -12,9 +12,10 @@ from flowagent import pipeline as pipeline_module
 from flowagent.batch import Batch, constant
 from flowagent.clock import ManualClock
 from flowagent.component import Context
-from flowagent.config import Config, Http, Kind, State, Window
+from flowagent.config import Config, Kind
 from flowagent.errors import ConfigError
 from flowagent.pipeline import Pipeline
+from flowagent.sections import Http, Sampling, State, Window
 
 PASS = Window(every=0)
 TEN = Window(every=10, key=("src_port",), measures=("bytes", "records"))
@@ -74,6 +75,9 @@ class Source(Double):
     def ready(self):
         return self.missing
 
+    def backlog(self):
+        return 0.0
+
 
 class Sink(Double):
     """Keeps the bytes of each row, or hangs."""
@@ -95,12 +99,16 @@ class Sink(Double):
 
 class Analysis:
     columns = frozenset({"proto"})
+    every_record = True
 
     def __init__(self, _ctx=None):
         self.seen = 0
 
-    def process(self, batch):
-        self.seen += len(batch)
+    def process(self, records, _flows, _now_ns):
+        self.seen += len(records)
+
+    def tick(self, _now_ns):
+        pass
 
     def families(self):
         return ()
@@ -132,7 +140,7 @@ class Bench:
         return self.kind("export", name, version, **settings)
 
     def config(self, sources, sinks=(), analyse=(), window=None):
-        return Config(tuple(sources), tuple(analyse), tuple(sinks), window or self.window, Http(), State())
+        return Config(tuple(sources), tuple(analyse), tuple(sinks), window or self.window, Sampling(), Http(), State())
 
     def build(self, *args, **settings):
         self.pipeline = Pipeline(self.config(*args, **settings), Context("test", self.clock))
@@ -331,7 +339,14 @@ def test_only_columns_that_somebody_uses_are_asked_for():
     analyse = Kind("analyse", "counters", "counters", Recipe(Analysis))
     base = {"exporter", "observation_domain", "direction", "sampling_source"}
     bench.build([bench.source()], [bench.sink()], [analyse])
-    assert bench.made["in"].wanted == base | {"proto", "src_port", "bytes", "records", "sampling_rate"}
+    assert bench.made["in"].wanted == base | {
+        "proto",
+        "src_port",
+        "bytes",
+        "records",
+        "sampling_rate",
+        "inclusion_prob",
+    }
     bench.build([bench.source()], [bench.sink(needs=frozenset({"dst_port"}))], [analyse], window=PASS)
     assert bench.made["in"].wanted == base | {"proto", "dst_port"}
     bench.build([bench.source()], [bench.sink("a", needs=frozenset({"x"})), bench.sink("b")], window=PASS)

@@ -8,8 +8,8 @@ import asyncio
 import pytest
 from test_pipeline import PASS, TEN, Bench, rows, settle
 
-from flowagent.config import Window
 from flowagent.errors import ConfigError
+from flowagent.sections import Window
 
 
 async def test_what_is_the_same_goes_on_untouched():

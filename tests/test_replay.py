@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from flowagent import replay as module
-from flowagent.config import Window
+from flowagent.config import parse
 from flowagent.errors import ConfigError
 from flowagent.ingest.rates import Overrides
 from flowagent.replay import SUMMED, Pace, Replay, Summary, total
+from flowagent.sections import Window
 
 DATA = Path(__file__).parent / "data" / "captures"
 CAPTURES = ("softflowd-v5", "softflowd-v9", "softflowd-ipfix", "ovn-ipfix", "ovs-ipfix-s1", "derived-v9-late")
@@ -44,7 +45,7 @@ def raw(*names, **settings):
 
 def rows(name, window=None, **settings):
     out = io.BytesIO()
-    job(name, **settings).rows(out, window or Window())
+    job(name, **settings).rows(out, parse({})._replace(window=window or Window()))
     return lines(out)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from flowagent import config
+from flowagent import config, sections
 from flowagent.component import Settings
 from flowagent.schema import COLUMNS
 
@@ -56,7 +56,13 @@ def configuration_page() -> str:
     for section in config.PACKAGES:
         for kind in config.kinds_of(section):
             parts += _settings(f"`{section}`: `type: {kind}`", config.config_class(section, kind, ""))
-    for name, settings in (("window", config.Window), ("http", config.Http), ("state", config.State)):
+    named = (
+        ("window", sections.Window),
+        ("sampling", sections.Sampling),
+        ("http", sections.Http),
+        ("state", sections.State),
+    )
+    for name, settings in named:
         parts += _settings(f"`{name}`", settings)
     return "\n".join(parts) + "\n"
 

@@ -9,20 +9,20 @@ all say `other`, so that the totals stay exact.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
 
-from flowagent.addresses import address_text
+from flowagent.aggregate.labels import OTHER, keys_of, label
 from flowagent.batch import Array, Batch, is_constant
 from flowagent.component import Context, Settings
 from flowagent.errors import ConfigError
 from flowagent.grouping import Groups, group_rows, key_arrays
 from flowagent.metrics import Family
+from flowagent.scale import upstream_variance
 from flowagent.schema import COLUMNS, SAMPLING_SOURCES
 
-OTHER = "other"
 _MEASURES = ("bytes", "packets")
 _FLOAT_EXACT = 1 << 53
 
@@ -46,13 +46,15 @@ class Config(Settings, frozen=True):
 
 
 class Counters:
-    """Three counters, `flowagent_flow_{bytes,packets,records}_total`."""
+    """Counters `flowagent_flow_{bytes,packets,records}_total`, and the variance of bytes by upstream sampling."""
+
+    every_record: ClassVar[bool] = True
 
     def __init__(self, labels: tuple[str, ...], max_series: int) -> None:
         self._labels = labels
         self._max_series = max_series
-        self._series: dict[tuple[str, ...], list[int]] = {}
-        self._keys: dict[tuple[object, ...], list[int]] = {}
+        self._series: dict[tuple[str, ...], list[float]] = {}
+        self._keys: dict[tuple[object, ...], list[float]] = {}
         self._folded = 0
         self._sources = np.zeros(len(SAMPLING_SOURCES), np.int64)
 
@@ -61,8 +63,8 @@ class Counters:
         """What is needed of each record."""
         return frozenset((*self._labels, *_MEASURES, "records", "sampling_rate", "sampling_source"))
 
-    def process(self, batch: Batch) -> None:
-        """Count these records."""
+    def process(self, batch: Batch, flows: Batch | None = None, now_ns: int = 0) -> None:  # noqa: ARG002
+        """Count these records; neither windows nor the time matter."""
         if not len(batch):
             return
         self._count_sources(batch)
@@ -71,23 +73,27 @@ class Counters:
         groups, sums = _sum_groups(batch, by)
         first = groups.first
         rates = _rates(batch, first)
-        keys = _label_keys(batch, present, first, self._labels)
-        for key, rate, size, octets, packets in zip(
-            keys, rates, groups.sizes().tolist(), sums["bytes"], sums["packets"], strict=True
+        keys = keys_of(batch, self._labels, first)
+        for key, rate, size, octets, packets, variance in zip(
+            keys, rates, groups.sizes().tolist(), sums["bytes"], sums["packets"], sums["variance"], strict=True
         ):
             totals = self._keys.get(key) or self._new_series(key)
             totals[0] += octets if rate == 1 else round(octets * rate)
             totals[1] += packets if rate == 1 else round(packets * rate)
             totals[2] += size
+            totals[3] += variance
 
-    def _new_series(self, key: tuple[object, ...]) -> list[int]:
+    def tick(self, now_ns: int) -> None:
+        """Counters do not depend on the time."""
+
+    def _new_series(self, key: tuple[object, ...]) -> list[float]:
         if len(self._keys) < self._max_series:
-            labels = tuple(_label_text(name, value) for name, value in zip(self._labels, key, strict=True))
-            totals = self._series.setdefault(labels, [0, 0, 0])
+            labels = tuple(label(name, value) for name, value in zip(self._labels, key, strict=True))
+            totals = self._series.setdefault(labels, [0, 0, 0, 0.0])
             self._keys[key] = totals
             return totals
         self._folded += 1
-        return self._series.setdefault((OTHER,) * len(self._labels), [0, 0, 0])
+        return self._series.setdefault((OTHER,) * len(self._labels), [0, 0, 0, 0.0])
 
     def _count_sources(self, batch: Batch) -> None:
         if "sampling_source" not in batch:
@@ -104,6 +110,7 @@ class Counters:
             ("bytes", "Octets of flows, scaled by the sampling rate where it is known."),
             ("packets", "Packets of flows, scaled by the sampling rate where it is known."),
             ("records", "Flow records received, after de-duplication."),
+            ("bytes_variance", "Variance of the octets that upstream packet sampling is to blame for, at most."),
         )
         for i, (name, text) in enumerate(texts):
             samples = {labels: totals[i] for labels, totals in self._series.items()}
@@ -116,25 +123,31 @@ class Counters:
 
 
 def _sum_groups(batch: Batch, by: list[str]) -> tuple[Groups, dict[str, list[int]]]:
-    """Group by these columns; the exact sums of bytes and packets of each group, as Python integers."""
+    """Group by these columns; exact sums of bytes and packets of each group, and the variance of its scaled bytes."""
+    variance = upstream_variance(batch, "bytes")
     arrays = [a for a in key_arrays(batch, by) if not is_constant(a) and bool((a != a[:1]).any())]
     if not arrays:
         groups = Groups(np.arange(len(batch)), np.zeros(1, np.intp))
-        return groups, {name: [batch.total(name)] for name in _MEASURES}
+        sums = {name: [batch.total(name)] for name in _MEASURES}
+        return groups, {**sums, "variance": [variance.sum()]}
     if len(arrays) == 1 and arrays[0].dtype in (np.uint8, np.bool_):
-        dense = _sum_dense(batch, arrays[0])
+        dense = _sum_dense(batch, arrays[0], variance)
         if dense is not None:
             return dense
     groups = group_rows(arrays)
-    return groups, {name: _exact_sums(_measure(batch, name)[groups.order], groups.starts) for name in _MEASURES}
+    sums = {name: _exact_sums(_measure(batch, name)[groups.order], groups.starts) for name in _MEASURES}
+    return groups, {**sums, "variance": np.add.reduceat(variance[groups.order], groups.starts).tolist()}
 
 
-def _sum_dense(batch: Batch, codes: Array) -> tuple[Groups, dict[str, list[int]]] | None:
+def _sum_dense(batch: Batch, codes: Array, variance: Array) -> tuple[Groups, dict[str, list[int]]] | None:
     """The same by counting, where one byte tells the groups apart; None where float sums would not be exact."""
-    sums: dict[str, list[int]] = {}
     codes = codes.astype(np.intp)
     counts = np.bincount(codes, minlength=256)
     used = np.flatnonzero(counts)
+    spread = variance if not is_constant(variance) else None
+    sums: dict[str, list[int]] = {
+        "variance": [0] * len(used) if spread is None else np.bincount(codes, spread, 256)[used].tolist()
+    }
     for name in _MEASURES:
         values = _measure(batch, name)
         if int(values.max()) * len(values) >= _FLOAT_EXACT:
@@ -172,32 +185,3 @@ def _rates(batch: Batch, rows: Array) -> list[float]:
     rates = batch["sampling_rate"][rows].tolist()
     known = batch.is_known("sampling_rate")[rows].tolist()
     return [(int(r) if r == int(r) else r) if k else 1 for r, k in zip(rates, known, strict=True)]
-
-
-def _label_keys(batch: Batch, present: list[str], rows: Array, labels: tuple[str, ...]) -> list[tuple[object, ...]]:
-    """Each row's label values as plain Python values; None where unknown."""
-    columns: list[list[object]] = []
-    for name in labels:
-        if name not in present:
-            columns.append([None] * len(rows))
-            continue
-        values = batch[name][..., rows]
-        plain: list[object] = list(map(tuple, values.T.tolist())) if values.ndim == 2 else values.tolist()
-        if name in batch.valid:
-            known = batch.valid[name][rows].tolist()
-            plain = [v if k else None for v, k in zip(plain, known, strict=True)]
-        columns.append(plain)
-    return list(zip(*columns, strict=True)) if columns else [()] * len(rows)
-
-
-def _label_text(name: str, value: object) -> str:
-    if value is None:
-        return ""
-    column = COLUMNS[name]
-    if column.kind == "addr" and isinstance(value, tuple):
-        return address_text(*value)
-    if column.kind == "enum" and isinstance(value, int):
-        return column.labels[value]
-    if column.kind == "mac" and isinstance(value, int):
-        return value.to_bytes(6, "big").hex(":")
-    return str(value)

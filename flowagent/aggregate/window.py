@@ -18,10 +18,8 @@ from flowagent.aggregate.group import aggregate
 from flowagent.batch import Batch
 from flowagent.metrics import Family
 
-_IMPLICIT_KEY = ("sampling_rate", "sampling_source")
-"""Rows of different sampling rates cannot be added up."""
-_RAW_ROWS = 32768
-"""Records are collected to this many before they are aggregated: larger groups, fewer calls."""
+_IMPLICIT_KEY = ("sampling_rate", "sampling_source", "inclusion_prob")
+"""Rows that stand for different numbers of packets or records cannot be added up."""
 _MIN_MERGE = 65536
 """Fewer partial rows than this are not worth a merge."""
 
@@ -37,8 +35,6 @@ class Window:
             self._measures += ("records",)
         self._max_keys = max_keys
         self._ends_ns: int | None = None
-        self._raw: list[Batch] = []
-        self._raw_rows = 0
         self._partials: list[Batch] = []
         self._merged = Batch({})
         self._early = 0
@@ -49,22 +45,32 @@ class Window:
         """What the window needs of each record; None (all) where it passes rows through."""
         return frozenset((*self._key, *self._measures)) if self._every_ns else None
 
+    @property
+    def starts_ns(self) -> int | None:
+        """When the window began that is open now."""
+        return self._ends_ns - self._every_ns if self._ends_ns is not None else None
+
     def process(self, batch: Batch, now_ns: int) -> Batch:
         """Take rows in; returns rows only when passing through or when the window had to be written out early."""
-        if not self._every_ns or not len(batch):
-            return batch
+        return self.hold(self.condense(batch), now_ns)
+
+    def condense(self, batch: Batch) -> Batch:
+        """Rows of equal keys merged, which is what the window holds; the rows as they are where they pass through."""
+        return aggregate(batch, self._key, self._measures) if self._every_ns and len(batch) else batch
+
+    def hold(self, condensed: Batch, now_ns: int) -> Batch:
+        """`process` for rows that are condensed already."""
+        if not self._every_ns or not len(condensed):
+            return condensed
         if self._ends_ns is None:
             self._ends_ns = (now_ns // self._every_ns + 1) * self._every_ns
-        self._raw.append(batch.select((*self._key, *self._measures)))
-        self._raw_rows += len(batch)
-        if self._raw_rows >= _RAW_ROWS:
-            self._fold_raw()
-            enough = min(max(_MIN_MERGE, 2 * len(self._merged)), self._max_keys)
-            if sum(len(p) for p in self._partials) >= enough:
-                self._merge()
-                if len(self._merged) > self._max_keys:
-                    self._early += 1
-                    return self._take()
+        self._partials.append(condensed)
+        enough = min(max(_MIN_MERGE, 2 * len(self._merged)), self._max_keys)
+        if sum(len(p) for p in self._partials) >= enough:
+            self._merge()
+            if len(self._merged) > self._max_keys:
+                self._early += 1
+                return self._take()
         return Batch({})
 
     def flush(self, now_ns: int, *, final: bool = False) -> Batch:
@@ -73,14 +79,8 @@ class Window:
             return Batch({})
         self._ends_ns = None
         self._windows += 1
-        self._fold_raw()
         self._merge()
         return self._take()
-
-    def _fold_raw(self) -> None:
-        if self._raw:
-            self._partials.append(aggregate(Batch.concat(self._raw), self._key, self._measures))
-            self._raw, self._raw_rows = [], 0
 
     def _merge(self) -> None:
         parts = [self._merged, *self._partials] if len(self._merged) else self._partials

@@ -23,9 +23,9 @@ import zstandard
 from flowagent.batch import Batch
 from flowagent.clock import SECOND
 from flowagent.component import Context, Settings
-from flowagent.config import parse_duration, parse_size
 from flowagent.errors import ConfigError, Rejected, Retry
 from flowagent.export.encode import json_lines
+from flowagent.sections import parse_duration, parse_size
 
 Compression = Literal["none", "gzip", "zstd"]
 _BY_SUFFIX: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}

@@ -19,7 +19,6 @@ import msgspec
 
 from flowagent.clock import SECOND
 from flowagent.component import Context, Deliver, Settings
-from flowagent.config import parse_listen
 from flowagent.errors import ConfigError
 from flowagent.ingest.decoder import Decoder
 from flowagent.ingest.rates import Overrides
@@ -27,11 +26,12 @@ from flowagent.ingest.recvmmsg import Receiver
 from flowagent.ingest.report import decoder_families, describe_exporters
 from flowagent.ingest.snapshot import Snapshot
 from flowagent.metrics import Family
+from flowagent.sections import parse_listen
 
 DEFAULT_PORTS = (2055, 4739, 6343)
 _SO_RCVBUFFORCE = 33
 _SO_MEMINFO = 55
-_MEMINFO_DROPS = 8
+_MEMINFO_USED, _MEMINFO_SIZE, _MEMINFO_DROPS = 0, 1, 8
 _SKB_OVERHEAD = 900
 """Bytes of receive buffer a datagram takes beyond its payload, about."""
 _FLOOR_RATE = 100_000
@@ -124,6 +124,9 @@ class UdpSource:
         if 2 * waiting > len(active):
             return f"{self._ctx.name}: {waiting} of {len(active)} active exporters have not sent their templates yet"
         return None
+
+    def backlog(self) -> float:
+        return max((_filled(sock) for sock in self._sockets), default=0.0)
 
     def exporters(self) -> list[dict[str, Any]]:
         """What is known of each exporter, for the API."""
@@ -266,15 +269,24 @@ class UdpSource:
 
     def _kernel_drops(self) -> int:
         """Datagrams the kernel dropped for want of buffer, exact also when nothing comes after them."""
-        total = 0
-        for sock in self._sockets:
-            with contextlib.suppress(OSError):
-                info = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
-                total += struct.unpack("9I", info)[_MEMINFO_DROPS]
-        return total
+        return sum(_memory(sock)[_MEMINFO_DROPS] for sock in self._sockets)
 
     def _families(self) -> Iterable[Family]:
         name = (self._ctx.name,)
         text = "Datagrams the kernel dropped because the receive buffer was full."
         yield Family("flowagent_socket_drops", "counter", text, ("source",), {name: self._kernel_drops()})
         yield from decoder_families(self.decoder, self._ctx.name)
+
+
+def _memory(sock: socket.socket) -> tuple[int, ...]:
+    """What the kernel says of a socket's buffers; zeros where it does not."""
+    try:
+        return struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36))
+    except OSError:
+        return (0,) * 9
+
+
+def _filled(sock: socket.socket) -> float:
+    """The part of the receive buffer that is in use."""
+    memory = _memory(sock)
+    return memory[_MEMINFO_USED] / memory[_MEMINFO_SIZE] if memory[_MEMINFO_SIZE] else 0.0

@@ -14,8 +14,8 @@ from aiohttp import web
 
 from flowagent import __version__
 from flowagent.component import Context
-from flowagent.config import Http, parse_listen
 from flowagent.errors import ConfigError
+from flowagent.sections import Http, parse_listen
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPEN = ("/healthz", "/readyz")

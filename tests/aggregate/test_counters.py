@@ -54,6 +54,7 @@ def test_families_and_their_names():
         ("flowagent_flow_bytes", "counter", ("proto",)),
         ("flowagent_flow_packets", "counter", ("proto",)),
         ("flowagent_flow_records", "counter", ("proto",)),
+        ("flowagent_flow_bytes_variance", "counter", ("proto",)),
         ("flowagent_flow_series_folded", "counter", ()),
         ("flowagent_flow_sampling_records", "counter", ("sampling_source",)),
     ]

@@ -123,7 +123,7 @@ def test_records_are_counted_even_if_nobody_asked():
 
 
 def test_what_it_needs_of_each_record():
-    assert window().columns == {"src_port", "bytes", "records", "sampling_rate", "sampling_source"}
+    assert window().columns == {"src_port", "bytes", "records", "sampling_rate", "sampling_source", "inclusion_prob"}
     assert window(every=0).columns is None
 
 

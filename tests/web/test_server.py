@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from flowagent.component import Context
-from flowagent.config import Http, Tls
 from flowagent.errors import ConfigError
+from flowagent.sections import Http, Tls
 from flowagent.web.server import Server
 
 ROUTES = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/exporters", "/api/v1/openapi.json")

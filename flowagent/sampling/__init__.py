@@ -1,0 +1,1 @@
+"""Which rows are forwarded, with which probability, and what can be told from those."""

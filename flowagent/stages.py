@@ -1,0 +1,170 @@
+"""What happens to every record between its source and the sinks: sync, in this order, and without I/O.
+
+    prepare -> counters -> shed -> policies -> window -> sample
+
+`run` feeds it from sources and `replay` from captures; both forward what comes
+out. Records gather until there are enough to be worth a round of policies and
+window; counters do not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from flowagent.aggregate.window import Window
+from flowagent.batch import Batch
+from flowagent.clock import SECOND
+from flowagent.component import Analysis, Context
+from flowagent.config import Config
+from flowagent.metrics import Family
+from flowagent.outcome import Outcomes
+from flowagent.prepare import COLUMNS as PREPARE_COLUMNS
+from flowagent.prepare import Prepare
+from flowagent.sampling.sampler import Sampler
+from flowagent.sampling.shed import Shed
+from flowagent.scale import probabilities
+
+_ENOUGH = 32768
+"""Records that are worth a round: larger groups, fewer calls."""
+NOTHING = Batch({})
+
+
+class Stages:
+    """`process` takes decoded records in, `tick` looks at the time; both return rows to forward.
+
+    No input may stop the agent: what a fault of a stage costs is counted and
+    shown, and a fault of an analysis costs only what that one would have said.
+    """
+
+    def __init__(self, config: Config, outcomes: Outcomes, ctx: Context) -> None:
+        self._outcomes = outcomes
+        self._ctx = ctx
+        self._prepare = Prepare(outcomes)
+        self._shed = Shed(outcomes, ctx.rng)
+        self._gathered: list[Batch] = []
+        self._gathered_rows = 0
+        self._gathered_ns = 0
+        self._starts_ns: int | None = None
+        self._faults = 0
+        self.analyses: list[Analysis] = []
+        self._window, self._sampler = self._make(config)
+
+    def configure(self, config: Config) -> None:
+        """Change window and sampling; whoever calls has taken out what was in them."""
+        old_window, old_sampler = self._window, self._sampler
+        self._window, self._sampler = self._make(config)
+        self._window.count_on(old_window)
+        if self._sampler is not None and old_sampler is not None:
+            self._sampler.count_on(old_sampler)
+
+    def _make(self, config: Config) -> tuple[Window, Sampler | None]:
+        w, s = config.window, config.sampling
+        every_ns = round(w.seconds * SECOND)
+        self._every_ns = every_ns or SECOND
+        self._shed.configure(s.objectives if s.overload else None)
+        sampler = Sampler(s, self._every_ns, self._outcomes) if s.budget is not None else None
+        return Window(every_ns, w.key, w.measures, w.max_keys), sampler
+
+    @property
+    def window_columns(self) -> frozenset[str] | None:
+        """What window and sampling need of each record; None (all) where rows pass through."""
+        return self._window.columns
+
+    @property
+    def analysed_columns(self) -> frozenset[str]:
+        """What is needed of each record whatever is forwarded."""
+        return PREPARE_COLUMNS.union(*(a.columns for a in self.analyses))
+
+    def process(self, batch: Batch, now_ns: int, backlog: float = 0.0) -> Batch:
+        """Take records in; `backlog` is the part of the sources' buffers that is filled."""
+        self._shed.follow(backlog)
+        self._guarded(lambda: self._enter(batch, now_ns), len(batch))
+        if self._gathered_rows >= _ENOUGH or self._window.columns is None:
+            return self._round()
+        return NOTHING
+
+    def tick(self, now_ns: int, *, final: bool = False) -> Batch:
+        """What is due by now; all that is left when `final`."""
+        early = self._round()
+        for analysis in self.analyses:
+            self._safely(analysis, lambda a: a.tick(now_ns))
+        late = self._guarded(lambda: self._end_period(now_ns, final=final), 0)
+        return Batch.concat([early, late])
+
+    def _enter(self, batch: Batch, now_ns: int) -> Batch:
+        batch = self._prepare.process(batch, now_ns)
+        self._analyse(batch, batch, now_ns, every_record=True)
+        batch = self._shed.process(batch)
+        if not self._gathered:
+            self._gathered_ns = now_ns
+        self._gathered.append(batch)
+        self._gathered_rows += len(batch)
+        return batch
+
+    def _round(self) -> Batch:
+        """Pass on what has gathered."""
+        if not self._gathered:
+            return NOTHING
+        batch = Batch.concat(self._gathered)
+        self._gathered, self._gathered_rows = [], 0
+        return self._guarded(lambda: self._pass_on(batch, self._gathered_ns), batch.record_count)
+
+    def _pass_on(self, batch: Batch, now_ns: int) -> Batch:
+        flows = self._window.condense(batch)
+        self._analyse(batch, flows, now_ns, every_record=False)
+        return self._sample(self._window.hold(flows, now_ns), now_ns)
+
+    def _sample(self, rows: Batch, now_ns: int) -> Batch:
+        """Rows that need not wait for the end of the period."""
+        if self._starts_ns is None:
+            starts_ns = self._window.starts_ns
+            self._starts_ns = now_ns // self._every_ns * self._every_ns if starts_ns is None else starts_ns
+        if self._sampler is None:
+            prob = probabilities(rows)
+            is_whole = isinstance(prob, float) and prob == 1
+            return rows if is_whole else rows.with_columns({"weight": np.broadcast_to(1 / prob, len(rows))})
+        self._sampler.add(rows, self._starts_ns)
+        return NOTHING
+
+    def _end_period(self, now_ns: int, *, final: bool) -> Batch:
+        """The rows of a period that is over."""
+        if self._starts_ns is None or not (final or now_ns >= self._starts_ns + self._every_ns):
+            return NOTHING
+        rows = self._sample(self._window.flush(now_ns, final=True), now_ns)
+        self._starts_ns = None
+        return rows if self._sampler is None else self._sampler.take()
+
+    def _analyse(self, records: Batch, flows: Batch, now_ns: int, *, every_record: bool) -> None:
+        for analysis in self.analyses:
+            if analysis.every_record == every_record:
+                self._safely(analysis, lambda a: a.process(records, flows, now_ns))
+
+    def _safely(self, analysis: Analysis, step: Callable[[Analysis], None]) -> None:
+        try:
+            step(analysis)
+        except Exception:
+            self._faults += 1
+            self._ctx.log.exception("an analysis failed: %r", analysis)
+
+    def _guarded(self, step: Callable[[], Batch], records: int) -> Batch:
+        """What a step gives; nothing where it fails, which costs these records."""
+        try:
+            return step()
+        except Exception:
+            self._outcomes.dropped("internal", records)
+            self._ctx.log.exception("lost %d records to an unexpected error", records)
+            return NOTHING
+
+    def families(self) -> Iterable[Family]:
+        """Self metrics of all stages."""
+        yield from self._prepare.families()
+        yield from self._shed.families()
+        yield from self._window.families()
+        if self._sampler is not None:
+            yield from self._sampler.families()
+        for analysis in self.analyses:
+            yield from analysis.families()
+        text = "Batches that an analysis failed on; what it shows lacks them."
+        yield Family("flowagent_analysis_faults", "counter", text, (), {(): self._faults})
