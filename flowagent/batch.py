@@ -85,6 +85,14 @@ class Batch:
             valid={name: values[start:stop] for name, values in self.valid.items()},
         )
 
+    def every(self, step: int) -> Self:
+        """One row in `step`, as views."""
+        return type(self)(
+            {name: values[..., ::step] for name, values in self.columns.items()},
+            len(range(0, self.length, step)),
+            {name: values[::step] for name, values in self.valid.items()},
+        )
+
     def with_columns(self, columns: Mapping[str, Array], valid: Mapping[str, Array] | None = None) -> Self:
         """This batch with some columns added or replaced (a replaced column loses its old validity)."""
         kept = {name: mask for name, mask in self.valid.items() if name not in columns}

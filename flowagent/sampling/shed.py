@@ -24,8 +24,8 @@ from flowagent.sampling.pool import threshold
 from flowagent.sampling.sizes import Sizes
 from flowagent.sections import Objective
 
-HIGH, LOW = 0.25, 0.05
-"""Backlog above which more is shed, and below which less."""
+HIGH, LOW = 0.4, 0.1
+"""Backlog above which more is shed while it does not fall, and below which less. Sources let a quarter gather."""
 MAX_FACTOR = 1024.0
 _UP, _DOWN = 2.0, 0.8
 
@@ -38,6 +38,7 @@ class Shed:
         self._outcomes = outcomes
         self._rng = rng
         self._is_used = False
+        self._backlog = 0.0
         self.factor = 1.0
 
     def configure(self, objectives: Mapping[Objective, float] | None) -> None:
@@ -46,10 +47,11 @@ class Shed:
 
     def follow(self, backlog: float) -> None:
         """Adapt to the part (0 to 1) of the input buffers that is filled."""
-        if backlog > HIGH:
+        if backlog > HIGH and backlog >= self._backlog:
             self.factor = min(self.factor * _UP, MAX_FACTOR)
         elif backlog < LOW and self.factor > 1:
             self.factor = max(1.0, self.factor * _DOWN)
+        self._backlog = backlog
 
     def process(self, batch: Batch) -> Batch:
         """The records that go on, with their `inclusion_prob` from the first time on that any was shed."""

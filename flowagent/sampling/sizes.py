@@ -45,8 +45,7 @@ class Sizes:
     def fit(self, batch: Batch, budget: float) -> None:
         """Take each objective's threshold from these rows, with `budget` of them to be kept."""
         step = -(-len(batch) // _ENOUGH)
-        used = (name for name in (*self._shares, *_SCALE) if name in batch)
-        some = Batch({name: batch[name][::step] for name in used}, len(range(0, len(batch), step)))
+        some = batch.select((*self._shares, *_SCALE)).every(step)
         for name, share in self._shares.items():
             self._units[name] = threshold(scaled(some, name), share * budget / step) or 1.0
 
