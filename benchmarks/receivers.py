@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from benchmarks.process import free_port
 from flowagent.schema import FLOW_KEY
 
+TOPS: tuple[str | list[str], ...] = ("src_addr", "dst_addr", "dst_port", ["src_addr", "dst_addr"])
 BUFFER = 64 << 20
 """Bytes of receive buffer that all ask for: the agent's default."""
 
@@ -45,10 +46,10 @@ class Sink:
 
 
 class Agent:
-    """`flowagent run` as it is by default, without outputs."""
+    """`flowagent run` as it is by default: counters and the default policy, without outputs."""
 
     unit = "records"
-    window: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    sections: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
     def __init__(self, directory: Path, port: int) -> None:
         http = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
@@ -56,7 +57,7 @@ class Agent:
         config = directory / "agent.yaml"  # JSON is YAML
         config.write_text(json.dumps({
             "ingest": [{"type": "udp", "listen": f"127.0.0.1:{port}", "receive_buffer": BUFFER}],
-            "window": self.window,
+            **self.sections,
             "http": {"listen": http},
             "state": {"path": str(directory / "state")},
         }))  # fmt: skip
@@ -71,10 +72,30 @@ class Agent:
         )
 
 
+class BareAgent(Agent):
+    """Counters and window only."""
+
+    sections = {"analyse": [{"type": "counters"}]}  # noqa: RUF012 - never changed
+
+
 class FiveTupleAgent(Agent):
     """The same with a shorter key."""
 
-    window = {"key": FLOW_KEY}  # noqa: RUF012 - never changed
+    sections = {**BareAgent.sections, "window": {"key": FLOW_KEY}}  # noqa: RUF012 - never changed
+
+
+class SamplingAgent(Agent):
+    """Six policies instead of the default one, and the default sampler."""
+
+    sections = {  # noqa: RUF012 - never changed
+        "analyse": [
+            {"type": "counters"},
+            *({"type": "policy", "name": f"top{i}", "top": [{"of": of}]} for i, of in enumerate(TOPS)),
+            {"type": "policy", "name": "distinct", "distinct": ["src_addr", ["src_addr", "dst_addr"]]},
+            {"type": "policy", "name": "sizes", "quantiles": ["bytes"]},
+        ],
+        "sampling": {"budget": 500},
+    }
 
 
 class Nfcapd:
@@ -101,7 +122,13 @@ class Nfcapd:
 
 def receivers() -> dict[str, type[Receiver]]:
     """Those that can run here, by name; the sink first."""
-    found: dict[str, type[Receiver]] = {"sink": Sink, "flowagent": Agent, "flowagent, 5-tuple": FiveTupleAgent}
+    found: dict[str, type[Receiver]] = {
+        "sink": Sink,
+        "flowagent": Agent,
+        "flowagent, bare": BareAgent,
+        "flowagent, 5-tuple": FiveTupleAgent,
+        "flowagent, six policies": SamplingAgent,
+    }
     if shutil.which("nfcapd") and shutil.which("nfdump"):
         found["nfcapd"] = Nfcapd
     return found
