@@ -17,6 +17,7 @@ from flowagent.batch import Batch
 from flowagent.channel import Item
 from flowagent.component import Context, Sink, Source
 from flowagent.config import PACKAGES, Config, Kind
+from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError
 from flowagent.metrics import Family
 from flowagent.outcome import Outcomes, Ticket
@@ -31,6 +32,14 @@ MAX_ADDED = 100
 """Analyses that may be added while the agent runs."""
 DRAIN_SECONDS = 10.0
 """How long sinks may take to send what is left when the agent ends."""
+
+
+_AS_IT_COMES = Delivery(batch_rows=1, max_wait=0, spool=0)
+"""For sinks that are never out of reach."""
+
+
+def _delivery(kind: Kind) -> Delivery:
+    return kind.settings if isinstance(kind.settings, Delivery) else _AS_IT_COMES
 
 
 def build(kind: Kind, ctx: Context) -> Any:
@@ -64,7 +73,8 @@ class Pipeline:
         added = tuple(k for k in self._added if k.name not in taken)  # the file's word counts
         analysis = {k: self._analysis.get(k) or build(k, self._ctx) for k in (*config.analyse, *added)}
         outlets = {
-            k: self.outlets.get(k) or Outlet(cast("Sink", build(k, self._ctx)), self._ctx.named(k.name))
+            k: self.outlets.get(k)
+            or Outlet(cast("Sink", build(k, self._ctx)), self._ctx.named(k.name), self.outcomes, _delivery(k))
             for k in config.export
         }
         self.sources, self._analysis, self.outlets = sources, analysis, outlets
@@ -113,7 +123,7 @@ class Pipeline:
 
     async def _start(self) -> None:
         for kind, outlet in self.outlets.items():
-            await self._begin(kind, outlet.sink, outlet.run)
+            await self._begin(kind, outlet, outlet.run)
         for kind, source in self.sources.items():
             await self._begin(kind, source, lambda source=source: source.run(self.deliver))
 
@@ -157,7 +167,7 @@ class Pipeline:
     async def _drain(self, outlets: Mapping[Kind, Outlet], reason: str) -> None:
         """Let sinks send what is left, all at the same time, and end them."""
         for outlet in outlets.values():
-            outlet.channel.close()
+            outlet.close(reason)
         tasks = [self._running[kind][1] for kind in outlets if kind in self._running]
         if tasks:
             await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
@@ -165,7 +175,7 @@ class Pipeline:
             if kind in self._running and not self._running[kind][1].done():
                 self._ctx.log.warning("%s %s did not finish within %g s", kind.section, kind.name, DRAIN_SECONDS)
             await self._end(kind)
-            outlet.channel.abandon(reason)
+            outlet.channel.abandon(reason)  # of one that never ran
 
     def deliver(self, batch: Batch) -> None:
         """Take decoded records; sync and quick, whatever the sinks do."""
@@ -204,6 +214,10 @@ class Pipeline:
             self._build(config)
             for kind in [k for k in old_sources if k not in self.sources]:
                 await self._end(kind)
+            # A sink that only changed takes over the spool of its name.
+            names = {k.name for k in self.outlets if k not in old_outlets}
+            changed_outlets = {k: o for k, o in old_outlets.items() if k not in self.outlets and k.name in names}
+            await self._drain(changed_outlets, "reload")
             await self._start()
         except (ConfigError, OSError):
             started = [k for k in (*self.sources, *self.outlets) if k not in old_sources and k not in old_outlets]
@@ -216,6 +230,8 @@ class Pipeline:
                 self.tick(final=True)
                 self._stages.configure(old_config)
             self._connect()
+            for outlet in self.outlets.values():
+                outlet.channel.reopen()
             await self._start()
             raise
         gone = {k: outlet for k, outlet in old_outlets.items() if k not in self.outlets}

@@ -12,10 +12,11 @@ def account(outcomes):
 
 
 def test_it_begins_with_series_at_zero():
-    records, pending = Outcomes().families()
+    records, restored, pending = Outcomes().families()
     assert records.name == "flowagent_records"
     assert records.labels == ("outcome", "reason")
     assert records.samples == {("exported", ""): 0, ("sampled_out", "budget"): 0, ("sampled_out", "overload"): 0}
+    assert (restored.name, restored.samples) == ("flowagent_records_restored", {(): 0})
     assert (pending.name, pending.samples) == ("flowagent_records_pending", {(): 0})
 
 

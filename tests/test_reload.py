@@ -30,7 +30,8 @@ async def test_what_changed_is_replaced():
         old = bench.made["out"]
         bench.deliver(1)
         await pipeline.reload(bench.config([bench.source(version=2)], [bench.sink(version=2)]))
-        assert bench.journal == ["+out", "+in", "-in", "+out", "+in", "-out"]
+        # The old sink ends before the new one begins, which takes over its spool.
+        assert bench.journal == ["+out", "+in", "-in", "-out", "+out", "+in"]
         await settle()
         bench.deliver(2)
         await settle()
