@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple, Self
 
 from flowagent.batch import Batch
@@ -25,6 +26,7 @@ from flowagent.metrics import Family
 from flowagent.outcome import Outcomes, Ticket
 from flowagent.sections import parse_duration, parse_size
 from flowagent.spool import Entry, Spool
+from flowagent.worker import Worker
 
 MAX_ROWS = 500_000
 """Rows that may wait for one sink in memory."""
@@ -69,12 +71,13 @@ class Outlet:
         self._pause = _FIRST_PAUSE
         self._closing = "shutdown"
         self._disk = asyncio.Lock()
+        self._worker = Worker(f"spool {ctx.name}")
         self._records = self._bytes = self._retries = self._errors = self._spool_errors = self._spool_dropped = 0
 
     async def __aenter__(self) -> Self:
         if self._spool is not None:
             try:
-                await asyncio.to_thread(self._spool.open)
+                await self._worker.run(self._spool.open)
             except OSError as error:
                 raise ConfigError(f"{self._ctx.name}.spool", f"{error}; free the disk, or set spool: 0") from error
             for entry in self._spool.entries():
@@ -98,6 +101,7 @@ class Outlet:
                 if len(self._spool):
                     self._ctx.log.warning("%d rows stay in the spool until the next run", self._spool.rows)
                 self._spool.close()
+                self._worker.stop()
             self.channel.abandon(self._closing)
 
     def close(self, reason: str) -> None:
@@ -175,7 +179,7 @@ class Outlet:
             self._in_flight = []
             if self._saved is not None and self._spool is not None and verdict.is_final:
                 self._tickets.pop(self._saved.id, None)
-                await asyncio.to_thread(self._spool.remove, self._saved.id)
+                await self._worker.run(partial(self._spool.remove, self._saved.id))
         if verdict.is_final:
             _done(items, verdict.reason)
         elif self._saved is None:
@@ -186,14 +190,14 @@ class Outlet:
         """Send what is first in the spool."""
         assert self._spool is not None
         async with self._disk:
-            found = await asyncio.to_thread(self._spool.oldest)
+            found = await self._worker.run(self._spool.oldest)
         if found is None:
             return _Verdict(is_final=True)
         entry, batch = found
         verdict = await self._write(batch) if len(batch) else _Verdict(is_final=True, reason="spool_damaged")
         if verdict.is_final:
             async with self._disk:
-                await asyncio.to_thread(self._spool.remove, entry.id)
+                await self._worker.run(partial(self._spool.remove, entry.id))
             for ticket in self._tickets.pop(entry.id, []):
                 ticket.done(verdict.reason)
         return verdict
@@ -244,7 +248,7 @@ class Outlet:
                 async with self._disk:
                     if self._in_flight:
                         items = self._in_flight
-                        self._saved = self._file(items, await asyncio.to_thread(_put, self._spool, items))
+                        self._saved = self._file(items, await self._worker.run(partial(_put, self._spool, items)))
             if is_late or len(self._spool):
                 await self._save_queue()
 
@@ -255,7 +259,7 @@ class Outlet:
     async def _save(self, items: list[Item]) -> None:
         assert self._spool is not None
         async with self._disk:
-            self._file(items, await asyncio.to_thread(_put, self._spool, items))
+            self._file(items, await self._worker.run(partial(_put, self._spool, items)))
 
     def _file(self, items: list[Item], put: tuple[Entry, list[Entry]] | OSError) -> Entry | None:
         """Remember whom to tell about rows in the spool; where the disk failed they are lost, and counted."""

@@ -1,4 +1,4 @@
-"""Sink `file`: NDJSON to a file or to stdout.
+"""Sink `file`: NDJSON to a file or to stdout, written by a thread: a disk that blocks holds up nobody else.
 
 With rotation, rows go to `NAME.part`, which gets its final name (by an atomic
 rename) when it is complete: what has a final name is whole. `strftime` fields
@@ -7,6 +7,7 @@ in the path are the UTC time at which the file was begun.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -26,8 +27,11 @@ from flowagent.component import Context, Settings
 from flowagent.errors import ConfigError, Rejected, Retry
 from flowagent.export.encode import json_lines
 from flowagent.sections import parse_duration, parse_size
+from flowagent.worker import Worker
 
 Compression = Literal["none", "gzip", "zstd"]
+_LAST_SECONDS = 5.0
+"""How long the end of the agent waits for a disk or a reader of stdout that blocks."""
 _BY_SUFFIX: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -76,6 +80,8 @@ class FileSink:
         self._written = 0
         self._begun_ns = 0
         self._done: list[Path] = []
+        self._worker = Worker(f"file {ctx.name}")
+        self._writing: asyncio.Future[int] | None = None
 
     async def __aenter__(self) -> Self:
         if self._config.path != "-":
@@ -91,12 +97,29 @@ class FileSink:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._finish()
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self._worker.run(self._finish)
+        except TimeoutError:
+            self._ctx.log.error(  # noqa: TRY400 - where it blocks is no news
+                "%s still blocks; what was under way may be incomplete", self._final or "stdout"
+            )
+        self._worker.stop()
 
     def columns(self) -> frozenset[str] | None:
         return None
 
     async def write(self, batch: Batch) -> int:
+        if self._writing is None:  # else it took too long last time, and is still under way
+            self._writing = self._worker.start(lambda: self._write(batch))
+        writing = self._writing
+        try:
+            return await asyncio.shield(writing)
+        finally:
+            if writing.done():
+                self._writing = None
+
+    def _write(self, batch: Batch) -> int:
         now_ns = self._ctx.clock.now_ns()
         try:
             if self._unwritten is None:  # else this is the batch that failed last time

@@ -1,5 +1,6 @@
 """The file sink: rows reach the file whole, files with a final name are complete, a full disk is not the end."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -297,3 +298,22 @@ async def test_a_compressed_file_that_ends_after_a_failure_can_be_read(tmp_path,
             await out.write(rows(*values))
         small_files.release()
     assert numbers(read(tmp_path / name))[0] == 1
+
+
+async def test_a_reader_of_stdout_that_stops_reading_holds_nobody_up(monkeypatch):
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as stdout, os.fdopen(reader, "rb", buffering=0) as other_side:
+        monkeypatch.setattr(sys, "stdout", type("Stdout", (), {"buffer": stdout}))
+        batch = rows(*range(20_000))  # more than a pipe holds
+        async with Config(path="-").build(Context("out")) as sink:
+            # Tried again, the rows are not written twice.
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        await sink.write(batch)
+            read = b""
+            length = asyncio.get_running_loop().create_task(sink.write(batch))
+            while read.count(b"\n") < len(batch):
+                read += await asyncio.to_thread(other_side.read, 65536)
+            assert await length == len(read)
+    assert numbers(read) == list(range(20_000))
