@@ -14,9 +14,11 @@ PARTS = {
     "decode": "datagrams into columns",
     "group": "rows grouped and merged by 5-tuple",
     "window": "ten seconds of records through the window",
+    "policies": "the default policies over records",
     "sketches": "tables, HLL, KMV and histograms updated",
-    "encode": "rows into lines of JSON",
+    "encode": "rows into messages of every schema and format",
     "filters": "filter expressions over columns",
+    "loki": "rows pushed to Loki",
     "loopback": "the agent beside other receivers, sent to over loopback",
 }
 

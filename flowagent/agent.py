@@ -19,6 +19,7 @@ from flowagent.errors import ConfigError
 from flowagent.export.prometheus import Exposition
 from flowagent.metrics import Family
 from flowagent.pipeline import Pipeline
+from flowagent.web.policies import Conflict
 from flowagent.web.server import Server
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -103,7 +104,10 @@ class Agent:
         return {name: a for name, a in self.pipeline.analyses.items() if isinstance(a, Policy)}
 
     def add_policy(self, entry: dict[str, Any]) -> Policy:
-        """Start a policy given as it would stand in the configuration; raises ConfigError."""
+        """Start a policy given as it would stand in the configuration.
+
+        Raises ConfigError; that is a Conflict where the name is taken, or too many were added.
+        """
         if entry.get("type", "policy") != "policy":
             raise ConfigError("type", f"{entry['type']!r} is not 'policy'")
         name = entry.get("name")
@@ -111,12 +115,24 @@ class Agent:
             raise ConfigError(
                 "name", f"{name!r} is no name; letters, digits and ._- up to 63, beginning with the first two"
             )
-        self.pipeline.add_analysis(kind("analyse", {"type": "policy", **entry}, ""))
-        return self.policies()[name]
+        new = kind("analyse", {"type": "policy", **entry}, "")
+        try:
+            self.pipeline.add_analysis(new)
+        except ConfigError as error:
+            if error.path in ("", "name"):
+                raise Conflict(error.path, error.problem) from error
+            raise
+        self.ctx.log.info("policy %s was added", name)
+        policy = self.policies()[name]
+        policy.tick(self.ctx.clock.now_ns())  # its first period is under way at once
+        return policy
 
     def remove_policy(self, name: str) -> bool:
         """End a policy; False where there is none of that name."""
-        return name in self.policies() and self.pipeline.remove_analysis(name)
+        removed = name in self.policies() and self.pipeline.remove_analysis(name)
+        if removed:
+            self.ctx.log.info("policy %s was removed", name)
+        return removed
 
     def _families(self) -> Iterable[Family]:
         labels = ("version", "python")

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NoReturn
 
 import msgspec
 import typer
@@ -171,6 +171,38 @@ def replay(
     if everything.not_udp:
         sys.stderr.write(f"{everything.not_udp} packets are not UDP and were left out\n")
     if strict and (everything.errors or everything.buffered["expired"]):
+        sys.exit(1)
+
+
+@app.command()
+def estimate(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE…", help="Exported rows: lines of JSON, also .gz and .zst, or Parquet; - is stdin."
+        ),
+    ],
+    *,
+    by: Annotated[str, typer.Option(metavar="COLUMNS", help="Columns that make groups: src_addr,dst_port.")] = "",
+    measure: Annotated[str, typer.Option(help="bytes, packets, records, flows (rows) or any summed column.")] = "bytes",
+    where: Annotated[str | None, typer.Option(metavar="FILTER", help="Rows to take: proto == tcp.")] = None,
+    top: Annotated[int, typer.Option(help="Groups to show, the largest; 0 for all.")] = 20,
+    confidence: Annotated[float, typer.Option(help="Probability with which an interval holds the true total.")] = 0.95,
+    form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="table, json or csv.")] = "table",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when input had errors that cost rows.")] = False,
+) -> None:
+    """Tell totals, and how far off they may be, from rows that were forwarded."""
+    from flowagent import estimates
+
+    query = estimates.Query.parse(by, measure, where, top, confidence)
+    problems = estimates.Problems(lambda what: sys.stderr.write(f"{what}\n"))
+    with _progress(estimates.size_of(files)) as progress:
+        answer = estimates.read(files, query, problems, progress)
+    estimates.write(answer, form, sys.stdout)
+    sys.stdout.flush()
+    for note in answer.notes:
+        sys.stderr.write(f"note: {note}\n")
+    if strict and problems.count:
         sys.exit(1)
 
 

@@ -225,7 +225,10 @@ class Pipeline:
                 await self._end(kind)
                 if kind in self.outlets:
                     self.outlets[kind].channel.abandon("reload")
-            self.sources, self.outlets, self._analysis, self.config = old_sources, old_outlets, old_analysis, old_config
+            self.sources, self.outlets, self.config = old_sources, old_outlets, old_config
+            # Analyses may have been added over HTTP meanwhile.
+            known = {**old_analysis, **self._analysis}
+            self._analysis = {k: a for k, a in known.items() if k in old_config.analyse or k in self._added}
             if changed:
                 self.tick(final=True)
                 self._stages.configure(old_config)

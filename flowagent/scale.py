@@ -65,8 +65,9 @@ def upstream_variance(batch: Batch, name: str) -> Array:
     For packets it is N(N-1) times their number. For bytes it is N(N-1) times the
     sum of the squared packet lengths. One packet tells its length; of more only
     the sum is known, and with lengths between SHORTEST and LONGEST the squares
-    add up to no more than the chord of the parabola says. So this is exact or a
-    little too much, never too little, where packets are no longer than LONGEST.
+    add up to no more than the chord of the parabola says. Where even the number
+    of packets is unknown, all of them may have been LONGEST. So this is exact or
+    too much, never too little, where packets are no longer than LONGEST.
     """
     rate = rates(batch)
     if name not in ("bytes", "packets") or (isinstance(rate, float) and rate == 1):
@@ -76,7 +77,7 @@ def upstream_variance(batch: Batch, name: str) -> Array:
         return np.asarray(rate * (rate - 1) * packets)
     octets = measure(batch, "bytes")
     with np.errstate(divide="ignore", invalid="ignore"):
-        least = np.where(packets > 0, octets * octets / packets, 0.0)
+        least = np.where(packets > 0, octets * octets / packets, np.minimum(octets, LONGEST) * octets)
     chord = (SHORTEST + LONGEST) * octets - SHORTEST * LONGEST * packets
     squares = np.where(packets > 1, np.maximum(least, chord), least)
     return np.asarray(rate * (rate - 1) * squares)

@@ -47,17 +47,22 @@ class Stages:
         self._gathered_rows = 0
         self._gathered_ns = 0
         self._starts_ns: int | None = None
+        self._inside = 0
         self._faults = 0
+        self._config = config
         self.analyses: list[Analysis] = []
         self._window, self._sampler = self._make(config)
 
     def configure(self, config: Config) -> None:
         """Change window and sampling; whoever calls has taken out what was in them."""
         old_window, old_sampler = self._window, self._sampler
+        self._config = config
         self._window, self._sampler = self._make(config)
         self._window.count_on(old_window)
         if self._sampler is not None and old_sampler is not None:
             self._sampler.count_on(old_sampler)
+        elif old_sampler is not None:
+            self._ctx.metrics.keep(old_sampler.families())
 
     def _make(self, config: Config) -> tuple[Window, Sampler | None]:
         w, s = config.window, config.sampling
@@ -80,7 +85,12 @@ class Stages:
     def process(self, batch: Batch, now_ns: int, backlog: float = 0.0) -> Batch:
         """Take records in; `backlog` is the part of the sources' buffers that is filled."""
         self._shed.follow(backlog)
-        self._guarded(lambda: self._enter(batch, now_ns), len(batch))
+        entered = self._guarded(lambda: self._enter(batch, now_ns), batch.record_count)
+        if entered is not None:
+            if not self._gathered:
+                self._gathered_ns = now_ns
+            self._gathered.append(entered)
+            self._gathered_rows += len(entered)
         if self._gathered_rows >= _ENOUGH or self._window.columns is None:
             return self._round()
         return NOTHING
@@ -90,31 +100,24 @@ class Stages:
         early = self._round()
         for analysis in self.analyses:
             self._safely(analysis, lambda a: a.tick(now_ns))
-        late = self._guarded(lambda: self._end_period(now_ns, final=final), 0)
-        return Batch.concat([early, late])
+        if not (final or self._is_over(now_ns)):
+            return early
+        return Batch.concat([early, self._held(self._end_period, 0)])
 
     def _enter(self, batch: Batch, now_ns: int) -> Batch:
         batch = self._prepare.process(batch, now_ns)
         self._analyse(batch, batch, now_ns, every_record=True)
-        batch = self._shed.process(batch)
-        if not self._gathered:
-            self._gathered_ns = now_ns
-        self._gathered.append(batch)
-        self._gathered_rows += len(batch)
-        return batch
+        return self._shed.process(batch)
 
     def _round(self) -> Batch:
         """Pass on what has gathered."""
-        if not self._gathered:
-            return NOTHING
-        batch = Batch.concat(self._gathered)
+        batch, now_ns = Batch.concat(self._gathered), self._gathered_ns
         self._gathered, self._gathered_rows = [], 0
-        return self._guarded(lambda: self._pass_on(batch, self._gathered_ns), batch.record_count)
-
-    def _pass_on(self, batch: Batch, now_ns: int) -> Batch:
-        flows = self._window.condense(batch)
+        flows = self._guarded(lambda: self._window.condense(batch), batch.record_count)
+        if not flows:
+            return NOTHING
         self._analyse(batch, flows, now_ns, every_record=False)
-        return self._sample(self._window.hold(flows, now_ns), now_ns)
+        return self._held(lambda: self._sample(self._window.hold(flows, now_ns), now_ns), flows.record_count)
 
     def _sample(self, rows: Batch, now_ns: int) -> Batch:
         """Rows that need not wait for the end of the period."""
@@ -128,11 +131,15 @@ class Stages:
         self._sampler.add(rows, self._starts_ns)
         return NOTHING
 
-    def _end_period(self, now_ns: int, *, final: bool) -> Batch:
+    def _is_over(self, now_ns: int) -> bool:
+        """Whether the period ends; it does, too, where the clock steps back by more than a period."""
+        return self._starts_ns is not None and not -self._every_ns <= now_ns - self._starts_ns < self._every_ns
+
+    def _end_period(self) -> Batch:
         """The rows of a period that is over."""
-        if self._starts_ns is None or not (final or now_ns >= self._starts_ns + self._every_ns):
+        if self._starts_ns is None:
             return NOTHING
-        rows = self._sample(self._window.flush(now_ns, final=True), now_ns)
+        rows = self._sample(self._window.flush(self._starts_ns, final=True), self._starts_ns)
         self._starts_ns = None
         return rows if self._sampler is None else self._sampler.take()
 
@@ -148,14 +155,28 @@ class Stages:
             self._faults += 1
             self._ctx.log.exception("an analysis failed: %r", analysis)
 
-    def _guarded(self, step: Callable[[], Batch], records: int) -> Batch:
-        """What a step gives; nothing where it fails, which costs these records."""
+    def _held(self, step: Callable[[], Batch], records: int) -> Batch:
+        """What window and sampler give when these records come in; all that is inside is lost where one fails."""
+        self._inside += records
+        before = self._outcomes.counts.total()
+        rows = self._guarded(step, self._inside)
+        if rows is None:
+            self._starts_ns = None
+            self.configure(self._config)
+            rows = NOTHING
+        self._inside -= rows.record_count + self._outcomes.counts.total() - before
+        return rows
+
+    def _guarded(self, step: Callable[[], Batch], records: int) -> Batch | None:
+        """What a step gives; None where it fails, which costs these records as far as they are not accounted for."""
+        before = self._outcomes.counts.total()
         try:
             return step()
         except Exception:
-            self._outcomes.dropped("internal", records)
-            self._ctx.log.exception("lost %d records to an unexpected error", records)
-            return NOTHING
+            lost = records - (self._outcomes.counts.total() - before)
+            self._outcomes.dropped("internal", lost)
+            self._ctx.log.exception("lost %d records to an unexpected error", lost)
+            return None
 
     def families(self) -> Iterable[Family]:
         """Self metrics of all stages."""
@@ -165,6 +186,11 @@ class Stages:
         if self._sampler is not None:
             yield from self._sampler.families()
         for analysis in self.analyses:
-            yield from analysis.families()
+            yield from self._shown(analysis)
         text = "Batches that an analysis failed on; what it shows lacks them."
         yield Family("flowagent_analysis_faults", "counter", text, (), {(): self._faults})
+
+    def _shown(self, analysis: Analysis) -> list[Family]:
+        shown: list[Family] = []
+        self._safely(analysis, lambda a: shown.extend(a.families()))
+        return shown

@@ -15,7 +15,11 @@ from flowagent.component import Context, Settings
 from flowagent.config import PACKAGES, kinds_of
 from flowagent.metrics import Metrics
 
-NEEDED = {"file": {"path": "flows.ndjson"}}
+NEEDED = {
+    "file": {"path": "flows.ndjson"},
+    "loki": {"url": "http://127.0.0.1:3100"},
+    "webhook": {"url": "http://127.0.0.1:8080/flows"},
+}
 """Settings without a default, by kind."""
 KINDS = [(section, kind) for section in PACKAGES for kind in kinds_of(section)]
 every_kind = pytest.mark.parametrize(("section", "kind"), KINDS, ids=["/".join(pair) for pair in KINDS])
@@ -88,8 +92,8 @@ def test_building_is_inert(section, kind, tmp_path, monkeypatch):
 @every_kind
 def test_a_kind_does_what_its_section_asks(section, kind):
     asked = {
-        "ingest": ("__aenter__", "__aexit__", "run", "want", "ready"),
-        "analyse": ("process", "columns", "families"),
+        "ingest": ("__aenter__", "__aexit__", "run", "want", "ready", "backlog"),
+        "analyse": ("every_record", "process", "tick", "columns", "families"),
         "export": ("__aenter__", "__aexit__", "write", "columns"),
     }
     component = config_of(section, kind)(**NEEDED.get(kind, {})).build(Context(kind, ManualClock()))

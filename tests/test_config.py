@@ -208,7 +208,7 @@ def test_the_kinds_of_each_section():
     assert {section: kinds_of(section) for section in ("ingest", "analyse", "export")} == {
         "ingest": ["udp"],
         "analyse": ["counters", "policy"],
-        "export": ["file"],
+        "export": ["file", "loki", "webhook"],
     }
 
 
@@ -346,7 +346,8 @@ def test_where_state_is_kept():
 
 def test_the_example_is_right():
     config = parse(yaml.safe_load(EXAMPLE), NOTHING)
-    assert [kind.type for kind in (*config.ingest, *config.analyse, *config.export)] == ["udp", "counters", "policy", "file"]
+    kinds = [kind.type for kind in (*config.ingest, *config.analyse, *config.export)]
+    assert kinds == ["udp", "counters", "policy", "file"]
     assert config.window == Window(every="10s")
     assert config.http == Http()
 

@@ -17,20 +17,26 @@ MAX_FILE, MAX_FUNCTION = 400, 50
 # Tests of more than one module, and what they are about instead. Those of tests/live run whole programs.
 OF_NO_MODULE = {
     "tests/test_accounting.py": "the identity over decoder, pipeline and sinks",
+    "tests/sampling/test_acceptance.py": "what samples and their estimates promise, as statistics",
     "tests/fuzz/test_fuzz.py": "fuzz/fuzz_decoders.py",
     "tests/test_benchmarks.py": "benchmarks/",
     "tests/test_config_values.py": "the rest of test_config.py",
     "tests/test_docs.py": "docs/",
+    "tests/test_estimates_coverage.py": "the rest of test_estimates.py, over sampled captures",
     "tests/test_element_table.py": "the table and tools/elements.py",
     "tests/test_house.py": "the house",
     "tests/test_imports.py": "who imports whom",
+    "tests/test_outlet_spool.py": "the rest of test_outlet.py",
     "tests/test_reload.py": "the rest of test_pipeline.py",
 }
 # Modules without a test file of their own name, and where they are tested.
 TESTED_ELSEWHERE = {
     "flowagent/__init__.py": "test_cli.py",
     "flowagent/__main__.py": "test_cli.py",
+    "flowagent/delivery.py": "test_outlet_spool.py",
     "flowagent/elements.py": "test_element_table.py",
+    "flowagent/export/encoder.py": "export/test_schemas.py",
+    "flowagent/sections.py": "test_config.py",
     "flowagent/ingest/snapshot.py": "ingest/test_udp.py",
     "flowagent/ingest/report.py": "ingest/test_udp.py",
 }
@@ -89,7 +95,7 @@ def test_the_reasons_are_about_files_that_exist():
     assert [path for path in listed if not (ROOT / path).exists()] == []
 
 
-PARTS = ("flowagent", "aggregate", "export", "web")
+PARTS = ("flowagent", "aggregate", "sampling", "export", "web")
 
 
 @pytest.mark.parametrize("path", **ids([p for p in MODULES if p.parent.name in PARTS]))

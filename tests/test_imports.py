@@ -12,18 +12,24 @@ ROOT = Path(__file__).parents[1] / "flowagent"
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 KINDS = {"ingest", "sampling", "aggregate", "enrich", "export"}
 # These put the parts together, so they may know all of them.
-COMPOSITION = {"pipeline.py", "stages.py", "agent.py", "cli.py", "replay.py", "__init__.py", "__main__.py"}
+COMPOSITION = {
+    "pipeline.py", "stages.py", "agent.py", "cli.py", "replay.py", "estimates.py", "__init__.py", "__main__.py",
+}  # fmt: skip
 # Third-party clients and the files that use them; nothing else may.
 CLIENTS = {
-    "aiohttp": {"web/server.py"},
+    "aiohttp": {"export/post.py", "web/answers.py", "web/policies.py", "web/server.py"},
+    "cramjam": {"export/push.py"},
     "google": {"export/prometheus_protobuf.py"},
     "lark": {"filters.py"},
     "prometheus_client": {"export/prometheus.py"},
-    "zstandard": {"export/file.py", "ingest/pcap.py"},
+    "pyarrow": {"ingest/parquet.py"},
+    "zstandard": {"export/file.py", "frames.py", "ingest/ndjson.py", "ingest/pcap.py"},
     "yaml": {"config.py", "cli.py"},
     "typer": {"cli.py"},
-    "rich": {"cli.py"},
+    "rich": {"cli.py", "estimates.py"},
 }
+# Clients that only an extra installs.
+EXTRAS = {"pyarrow": "parquet"}
 EVERYWHERE = {"numpy", "msgspec"}
 every_module = pytest.mark.parametrize("path", MODULES, ids=str)
 
@@ -89,13 +95,14 @@ def test_the_generator_stands_alone(path):
 @every_module
 def test_nothing_imports_the_composition(path):
     above = {
-        "stages.py": {"agent", "cli", "replay", "pipeline"},
-        "pipeline.py": {"agent", "cli", "replay"},
-        "replay.py": {"agent", "cli", "pipeline"},
-        "agent.py": {"cli", "replay"},
+        "stages.py": {"agent", "cli", "replay", "estimates", "pipeline"},
+        "pipeline.py": {"agent", "cli", "replay", "estimates"},
+        "replay.py": {"agent", "cli", "estimates", "pipeline"},
+        "estimates.py": {"agent", "cli", "replay", "pipeline"},
+        "agent.py": {"cli", "replay", "estimates"},
         "cli.py": {"__main__"},
         "__main__.py": set(),
-    }.get(str(path), {"agent", "cli", "replay", "pipeline"})
+    }.get(str(path), {"agent", "cli", "replay", "estimates", "pipeline"})
     assert not imports(path) & {f"flowagent.{name}" for name in above}
 
 
@@ -120,8 +127,8 @@ def test_every_client_is_still_used_where_it_says():
 
 @every_module
 def test_decoding_touches_neither_sockets_nor_clocks_nor_the_log(path):
-    # The decoders proper: bytes and times come in as arguments.
-    sources = {"udp.py", "recvmmsg.py", "snapshot.py", "pcap.py", "__init__.py"}
+    # The decoders proper: bytes and times come in as arguments. (values.py asks `socket` what an address means.)
+    sources = {"udp.py", "recvmmsg.py", "snapshot.py", "pcap.py", "values.py", "__init__.py"}
     if package(path) == "ingest" and path.name not in sources:
         assert not imports(path) & {"socket", "asyncio", "time", "logging", "random", "os", "threading"}
 
@@ -132,8 +139,26 @@ def test_stages_touch_neither_sockets_nor_clocks(path):
         assert not imports(path) & {"socket", "asyncio", "time", "random", "os", "threading"}
 
 
+def packages(requirements):
+    """The names of what these lines of pyproject.toml install."""
+    return {re.match(r"[\w-]+", text)[0].lower().replace("-", "_") for text in requirements}
+
+
 def test_what_is_installed_is_what_is_imported():
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text("utf-8"))["project"]
-    names = {re.match(r"[\w-]+", text)[0].lower().replace("-", "_") for text in project["dependencies"]}
     imported = {"google": "protobuf", "yaml": "pyyaml"}
-    assert names == {imported.get(name, name) for name in set(CLIENTS) | EVERYWHERE}
+    always = (set(CLIENTS) | EVERYWHERE) - set(EXTRAS)
+    assert packages(project["dependencies"]) == {imported.get(name, name) for name in always}
+    extras = {extra: packages(lines) for extra, lines in project["optional-dependencies"].items()}
+    development = extras.pop("dev")
+    assert extras == {extra: {name for name in EXTRAS if EXTRAS[name] == extra} for extra in EXTRAS.values()}
+    assert set(EXTRAS) <= development
+
+
+@every_module
+def test_what_an_extra_installs_is_imported_late(path):
+    """Without it, everything else works."""
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    early = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    early |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert not {name.split(".")[0] for name in early} & set(EXTRAS)

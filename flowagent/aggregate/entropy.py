@@ -14,9 +14,6 @@ import numpy as np
 
 from flowagent.batch import Array
 
-_STEPS = 100
-"""Halvings of an interval: more than a float64 tells apart."""
-
 
 class Bounds(NamedTuple):
     """What is known of an entropy, in bits."""
@@ -86,14 +83,13 @@ def pruned_entropy(sums: Array, offset: float, total: float, distinct: float) ->
 
 def _most_even(x: Array, offset: float, total: float, others: float) -> float:
     """The level to which all is filled up, each at most by `offset`, for the sum to be `total`."""
-    low, high = 0.0, float(x.max(initial=0.0)) + offset
-    for _ in range(_STEPS):
-        level = (low + high) / 2
-        if float(np.clip(level, x, x + offset).sum()) + others * min(level, offset) < total:
-            low = level
-        else:
-            high = level
-    return high
+    # What is filled in is a piecewise linear function of the level, whose slope changes where a key begins and ends.
+    levels = np.concatenate([x, x + offset, [0.0, offset]])
+    slopes = np.concatenate([np.ones(len(x)), np.full(len(x), -1.0), [others, -others]])
+    order = np.argsort(levels)
+    levels = levels[order]
+    filled = np.concatenate([[0.0], np.cumsum(np.diff(levels) * np.cumsum(slopes[order])[:-1])])
+    return float(np.interp(total - x.sum(), filled, levels))
 
 
 def _x_log_x(x: Array) -> float:

@@ -7,14 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from flowagent.aggregate.labels import Key, keys_of
-from flowagent.aggregate.sums import Names, groups_of
+from flowagent.aggregate.sums import Names, distinct, groups_of
 from flowagent.batch import Array, Batch
+from flowagent.hashing import hash_rows
+
+MAX_GROUPS = 10_000
+NUMBER = np.dtype(np.uint16)
+"""Holds every number."""
 
 
 class GroupNumbers:
     """Numbers 0 to `limit` - 1 for keys, and `limit` for all others once these are taken.
 
     A number whose key has not been seen for `memory` periods goes to a new key.
+    Within a period a key keeps what it has got, a number or none.
     """
 
     def __init__(self, names: Names, limit: int, memory: int) -> None:
@@ -23,11 +29,11 @@ class GroupNumbers:
         self.folded = 0
         """Times a batch had a key that got no number."""
         self._memory = memory
-        self._number: dict[Key, int] = {}
-        self._key: list[Key | None] = []
-        self._used: list[int] = []
         self._period = 0
-        self._is_full = False
+        self._number: dict[Key, int] = {}
+        self._key: list[Key | None] = [None] * (limit if names else 0)
+        self._hash = np.zeros(len(self._key), np.uint64)
+        self._used = np.full(len(self._key), -memory - 1)
 
     @property
     def size(self) -> int:
@@ -37,54 +43,51 @@ class GroupNumbers:
     def next_period(self) -> None:
         """Another period begins."""
         self._period += 1
-        self._is_full = False
 
     def numbers(self, batch: Batch, *, assign: bool = True) -> Array | None:
         """(n,) intp; None where there are no columns to group by, so that all rows are group 0.
 
         With `assign` False only known keys have numbers, and nothing is remembered.
         """
-        if not self.names or not len(batch):
-            return None if not self.names else np.zeros(0, np.intp)
-        groups = groups_of(batch, self.names)
-        keys = keys_of(batch, self.names, groups.first)
-        if assign:
-            of_group = [self._assigned(key) for key in keys]
-        else:
-            of_group = [self._number.get(key, self.other) for key in keys]
+        if not self.names:
+            return None
         numbers = np.empty(len(batch), np.intp)
-        numbers[groups.order] = np.repeat(np.array(of_group, np.intp), groups.sizes())
+        if len(batch):
+            groups = groups_of(batch, self.names)
+            numbers[groups.order] = np.repeat(self._of_groups(batch, assign=assign), groups.sizes())
         return numbers
 
     def keys(self) -> Sequence[Key | None]:
         """The key of each number; None where nobody has it, and for the others."""
-        if not self.names:
-            return [()]
-        return [*self._key, *[None] * (self.size - len(self._key))]
+        return [*self._key, None] if self.names else [()]
 
-    def _assigned(self, key: Key) -> int:
-        number = self._number.get(key)
-        if number is None:
-            number = self._free()
-            if number is None:
-                self.folded += 1
-                return self.other
-            self._number[key] = number
+    def _of_groups(self, batch: Batch, *, assign: bool) -> Array:
+        """(g,) intp: the number of each group of a batch."""
+        keys = distinct(batch, self.names)
+        hashes = hash_rows(keys, self.names)
+        numbers = np.full(len(keys), self.other)
+        # However many groups there are, only those that can be known become Python objects.
+        known = np.sort(self._hash)
+        maybe = np.flatnonzero(known.take(known.searchsorted(hashes), mode="clip") == hashes)
+        for row, key in zip(maybe.tolist(), keys_of(keys, self.names, maybe), strict=True):
+            numbers[row] = self._number.get(key, self.other)
+        if assign:
+            self._used[numbers[numbers < self.other]] = self._period
+            self._assign(keys, hashes, numbers)
+            self.folded += int(np.count_nonzero(numbers == self.other))
+        return numbers
+
+    def _assign(self, keys: Batch, hashes: Array, numbers: Array) -> None:
+        """Give the numbers that nobody needs to keys without one."""
+        free = np.flatnonzero(self._period - self._used > self._memory)
+        new = np.flatnonzero(numbers == self.other)[: len(free)]
+        for row, key, number in zip(new.tolist(), keys_of(keys, self.names, new), free.tolist(), strict=False):
+            if key in self._number:  # one key can be two groups, see `Groups`
+                numbers[row] = self._number[key]
+                continue
+            old = self._key[number]
+            if old is not None:
+                del self._number[old]
             self._key[number] = key
-        self._used[number] = self._period
-        return number
-
-    def _free(self) -> int | None:
-        """A number nobody needs."""
-        if len(self._key) < self.other:
-            self._key.append(None)
-            self._used.append(self._period)
-            return len(self._key) - 1
-        if self._is_full or not self._key:
-            return None
-        number = min(range(self.other), key=self._used.__getitem__)
-        if self._period - self._used[number] <= self._memory:
-            self._is_full = True  # until the next period; looking again would be in vain
-            return None
-        self._number.pop(self._key[number] or (), None)
-        return number
+            self._number[key] = numbers[row] = number
+            self._hash[number], self._used[number] = hashes[row], self._period

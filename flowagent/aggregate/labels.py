@@ -45,3 +45,10 @@ def readable(name: str, value: object) -> object:
 def label(name: str, value: object) -> str:
     """The same as the text of a label; empty where unknown."""
     return "" if value is None else str(readable(name, value))
+
+
+def group_label(names: Sequence[str], key: Key | None) -> str:
+    """A group as one label, `proto=6,vlan=`; empty where no groups are told apart, and `other` for None."""
+    if key is None:
+        return OTHER
+    return ",".join(f"{name}={label(name, value)}" for name, value in zip(names, key, strict=True))

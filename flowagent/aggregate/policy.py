@@ -8,6 +8,7 @@ the tables follows, and so the error of rankings.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -15,9 +16,11 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from flowagent.aggregate.groups import GroupNumbers
+from flowagent.aggregate.groups import MAX_GROUPS, NUMBER, GroupNumbers
 from flowagent.aggregate.period import AMOUNTS, SECOND_BYTES, Amount, Period, Plan
-from flowagent.aggregate.series import PolicySeries
+from flowagent.aggregate.reading import Reading
+from flowagent.aggregate.series import HISTOGRAM_BYTES, PolicySeries
+from flowagent.aggregate.sketches import encoded
 from flowagent.aggregate.sums import Names, matching
 from flowagent.batch import Batch
 from flowagent.clock import SECOND
@@ -31,7 +34,6 @@ from flowagent.sections import did_you_mean, parse_duration, parse_size
 MAX_CAPACITY, MIN_CAPACITY = 8192, 64
 """Keys of a table at most, and at least."""
 _ROW_OVERHEAD = 8
-_HISTOGRAM_BYTES = 17 << 10
 _RESULT_BYTES = 4096
 
 
@@ -62,7 +64,7 @@ class Config(Settings, frozen=True):
     """Which records count; see docs/filters.md."""
     group_by: tuple[str, ...] = ()
     """Columns whose values are told apart; each group has all the measures."""
-    max_groups: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 50
+    max_groups: Annotated[int, msgspec.Meta(ge=1, le=MAX_GROUPS)] = 50
     """Groups told apart; the others are one together."""
     top: tuple[Ranking, ...] = ()
     """Rankings, `{of: [src_addr, dst_addr], by: bytes, k: 10}`; each with its error bound."""
@@ -106,6 +108,8 @@ class Config(Settings, frozen=True):
                     )
             if any(not of for of in names) and setting != "group_by":
                 raise ConfigError(f"{name}.{setting}", "names no column")
+            if any(len(set(of)) != len(of) for of in names):
+                raise ConfigError(f"{name}.{setting}", "names a column twice")
         if parse_duration(self.every, f"{name}.every") < 1:
             raise ConfigError(f"{name}.every", f"{self.every!r} is too short; at least 1s")
 
@@ -119,10 +123,11 @@ class Config(Settings, frozen=True):
         for of_by in entropies:
             tables.setdefault(of_by, 0)
         groups = self.max_groups + 1 if self.group_by else 1
+        seconds = math.ceil(parse_duration(self.every, f"{name}.every")) + 2  # it may begin and end within one
         distinct = tuple(dict.fromkeys(columns(of) for of in self.distinct))
         plan = Plan(
             self.group_by, groups, tables, entropies, distinct, tuple(dict.fromkeys(self.quantiles)),
-            tuple(dict.fromkeys(self.rates)), 0, 12 if groups == 1 else 10,
+            tuple(dict.fromkeys(self.rates)), seconds, 0, 12 if groups == 1 else 10,
         )  # fmt: skip
         return plan._replace(capacity=self._capacity(plan, name))
 
@@ -130,15 +135,15 @@ class Config(Settings, frozen=True):
         """Keys that a table can have."""
         budget = parse_size(self.memory, f"{name}.memory")
         held = self.periods + 1  # one is under way
-        seconds = parse_duration(self.every, f"{name}.every")
         fixed = held * (
-            plan.groups * (8 * len(AMOUNTS) + (len(plan.distinct) << plan.precision))
-            + plan.groups * len(plan.quantiles) * _HISTOGRAM_BYTES
-            + int(seconds) * len(plan.rates) * SECOND_BYTES
-            + _RESULT_BYTES
+            plan.groups * (8 * len(AMOUNTS) + (len(plan.counted) << plan.precision))
+            + plan.groups * len(plan.quantiles) * HISTOGRAM_BYTES
+            + plan.seconds * len(plan.rates) * SECOND_BYTES
         )
+        fixed += min(self.max_series + 1, plan.groups) * len(plan.quantiles) * HISTOGRAM_BYTES  # on /metrics
+        group = NUMBER.itemsize if plan.group_by else 0
         # A table under way has two more of its size in rows that came in last.
-        a_key = sum(_row_bytes((*plan.group_by, *of)) for of, _ in plan.tables) * (held + 2)
+        a_key = sum(group + _row_bytes(of) for of, _ in plan.tables) * (held + 2)
         most = (budget - fixed) // a_key if a_key else MAX_CAPACITY
         least = max(MIN_CAPACITY, *(2 * k for k in plan.tables.values())) if plan.tables else 0
         if most < least or fixed > budget:
@@ -164,47 +169,61 @@ class Policy:
         self._plan = config.plan(name)
         self._every_ns = round(parse_duration(config.every, f"{name}.every") * SECOND)
         self._numbers = GroupNumbers(config.group_by, config.max_groups, config.periods)
-        keys = {column for names, _ in self._plan.tables for column in names}
-        keys |= {column for names in self._plan.distinct for column in names}
-        self._filtered = self._condition.columns if self._condition is not None else frozenset()
-        self._by_key_only = all(name in COLUMNS and COLUMNS[name].merge == "key" for name in self._filtered)
-        self._keys = keys.union(config.group_by, self._filtered)
+        filtered = self._condition.columns if self._condition is not None else frozenset()
+        self._by_key_only = all(column in COLUMNS and COLUMNS[column].merge == "key" for column in filtered)
+        keys = {column for of in (*(of for of, _ in self._plan.tables), *self._plan.counted) for column in of}
+        self._summed = frozenset({*keys, *config.group_by, *filtered, *AMOUNTS, "sampling_rate"})
         self._live: Period | None = None
+        self._begins_ns = 0
         self._finished: deque[Period] = deque(maxlen=config.periods)
-        self._series = PolicySeries(name, config.max_series)
+        self._series = PolicySeries(name, config.max_series, self._plan.groups)
 
     @property
     def columns(self) -> frozenset[str]:
         """What it needs of each record."""
-        return frozenset({*self._keys, *AMOUNTS, "sampling_rate", "received_ns"})
+        return self._summed | {"received_ns"} if self._plan.rates else self._summed
 
     def process(self, records: Batch, flows: Batch, now_ns: int) -> None:
         rows = flows if self._can_use(flows, records) else records
         rows = matching(rows, self._condition)
+        period = self._period(now_ns)
         if not len(rows):
             return
         records = matching(records, self._condition) if self._plan.quantiles or self._plan.rates else rows
-        self._period(now_ns).update(records, rows, self._numbers)
+        period.update(records, rows, self._numbers)
 
     def _can_use(self, flows: Batch, records: Batch) -> bool:
         """Whether merged rows tell the same: a filter on bytes, say, is about single records."""
-        return self._by_key_only and not any(name in records and name not in flows for name in self._keys)
+        return self._by_key_only and not any(name in records and name not in flows for name in self._summed)
 
     def tick(self, now_ns: int) -> None:
-        self._period(now_ns).ends_ns = now_ns
+        self._period(now_ns)
 
     def _period(self, now_ns: int) -> Period:
-        """The one under way; ends those that are over. A clock that steps back does not end any."""
-        starts_ns = now_ns // self._every_ns * self._every_ns
+        """The one under way at this time; ends the one that is over.
+
+        A clock that jumps ahead skips periods, which then never were. One that steps
+        back, but not by more than a period, makes the one under way longer.
+        """
+        begins_ns = now_ns // self._every_ns * self._every_ns
+        follows = begins_ns - self._begins_ns == self._every_ns
+        if self._live is not None and not 0 <= self._begins_ns - begins_ns <= self._every_ns:
+            if follows:
+                self._live.goes_on(begins_ns)
+            self._finish(self._live)
+            self._live = None
         if self._live is None:
-            self._live = Period(self._plan, starts_ns)
-        elif starts_ns > self._live.starts_ns:
-            self._live.ends_ns = self._live.starts_ns + self._every_ns
-            self._series.absorb(self._live, self._numbers)
-            self._finished.appendleft(self._live)
-            self._numbers.next_period()
-            self._live = Period(self._plan, starts_ns)
+            self._begins_ns = begins_ns
+            self._live = Period(self._plan, begins_ns if follows else now_ns)
+        self._live.goes_on(now_ns)
         return self._live
+
+    def _finish(self, period: Period) -> None:
+        for table in period.tables.values():
+            table.sums()  # merges the rows that came in last: `_capacity` has room for those of one period only
+        self._series.absorb(period, self._numbers)
+        self._finished.appendleft(period)
+        self._numbers.next_period()
 
     @property
     def windows(self) -> int:
@@ -214,7 +233,8 @@ class Policy:
     @property
     def nbytes(self) -> int:
         """Bytes of memory of all sketches."""
-        return sum(p.nbytes for p in self._finished) + (self._live.nbytes if self._live is not None else 0)
+        live = self._live.nbytes if self._live is not None else 0
+        return live + sum(period.nbytes for period in self._finished) + self._series.nbytes
 
     def describe(self) -> dict[str, Any]:
         """The policy's settings, and what there is of it."""
@@ -240,11 +260,16 @@ class Policy:
         return merged
 
     def result(self, newest: int, oldest: int) -> dict[str, Any] | None:
-        """What these periods say together; see `Period.result`."""
+        """What these periods say together; see `Reading.result`."""
         period = self.period(newest, oldest)
         if period is None:
             return None
-        return {"policy": self.name, "is_live": newest == 0, **period.result(self._numbers)}
+        return {"policy": self.name, "is_live": newest == 0, **Reading(period, self._numbers).result()}
+
+    def sketch(self, kind: str, newest: int, oldest: int, of: Names, by: str, group: str | None) -> bytes | None:
+        """A sketch of these periods for other engines, see `sketches.encoded`; None where a period is not there."""
+        period = self.period(newest, oldest)
+        return None if period is None else encoded(period, self._numbers, kind, of, by, group)
 
     def families(self) -> Iterable[Family]:
         last = self._finished[0] if self._finished else None

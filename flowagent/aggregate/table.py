@@ -27,9 +27,10 @@ class Table:
     """Sums of weights by key, a key being all columns of a row; what is unknown is a key value of its own.
 
     Misra-Gries, the default: `sum <= true <= sum + offset`, where a key that is
-    not there has sum 0, and offset <= total / (capacity + 1). `unbiased`: the
-    expectation of any sum over keys is the true one, and a single sum is within
-    `offset` of it, a wider bound; needs `rng`. Weights are float64, so sums of
+    not there has sum 0, and offset <= total / (capacity + 1), the capacity being
+    the smallest of tables merged. `unbiased`: the expectation of any sum over keys
+    is the true one, and a single sum is within `offset` of it, a wider bound; needs
+    `rng`. Weights are float64, so sums of
     integers are exact below 2^53. Memory is bounded by three times `capacity`
     rows, and the rows of one update. What was taken in must not be changed
     by the giver.

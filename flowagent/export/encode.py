@@ -1,93 +1,68 @@
-"""Rows into the values people and programs read: addresses as text, MACs with colons, unknown left out."""
+"""Rows in canonical names, as people and programs read them: addresses as text, MACs with colons, unknown left out."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from flowagent.batch import Array, Batch, is_constant
+from flowagent.batch import Array, Batch
 from flowagent.elements import column_kind
+from flowagent.export import lines
+from flowagent.export.value import Kind, Value, plain
 from flowagent.schema import COLUMNS
 
+ROWS = 8192
+"""Rows that are encoded at once, as long as they are short."""
 _ORDER = {name: i for i, name in enumerate(COLUMNS)}
-_encoder = msgspec.json.Encoder()
+_BYTES = 32 << 20
+"""Of texts that are encoded at once."""
+_EXACT = 2.0**53
+_KINDS: dict[str, Kind] = {"mac": "mac", "enum": "code", "addr": "addr"}
 
 
 def json_lines(batch: Batch) -> bytes:
     """One JSON object a row in canonical names, each ended by a newline; unknown values are left out."""
-    if not batch.columns:
-        return b"{}\n" * len(batch)
-    if not len(batch):
-        return b""
-    names = tuple(sorted(batch.columns, key=lambda name: _ORDER.get(name, len(_ORDER))))
-    row = _row_type(names)
-    values = [plain_values(batch, name) for name in names]
-    return _encoder.encode_lines(list(map(row, *values)))
+    return b"".join(lines.json_lines(canonical(part).items(), len(part)) for part in parts(batch))
 
 
 def plain_values(batch: Batch, name: str) -> list[Any]:
     """The column as Python values; `msgspec.UNSET` where unknown."""
-    values = batch[name]
-    if is_constant(values):
-        one = _plain(name, np.ascontiguousarray(values[..., :1]))
-        plain = one * len(batch)
-    else:
-        plain = _plain(name, values)
-    if name in batch.valid:
-        known = batch.valid[name].tolist()
-        plain = [v if k else msgspec.UNSET for v, k in zip(plain, known, strict=True)]
-    return plain
+    return plain(_value(batch, name))
 
 
-def _plain(name: str, values: Array) -> list[Any]:
-    kind = column_kind(name)
+def canonical(batch: Batch) -> dict[str, Value]:
+    """The columns, in canonical order and extra ones last."""
+    return {name: _value(batch, name) for name in sorted(batch.columns, key=lambda name: _ORDER.get(name, len(_ORDER)))}
+
+
+def _value(batch: Batch, name: str) -> Value:
+    values, known = batch[name], batch.valid.get(name)
     if values.dtype == object:
-        return [v.hex() if isinstance(v, bytes) else msgspec.UNSET for v in values.tolist()]
+        is_bytes = np.fromiter((isinstance(octets, bytes) for octets in values.tolist()), np.bool_, len(values))
+        return Value("opaque", values, known).where(is_bytes)
     if values.dtype.kind == "S":
-        return [v.decode("utf-8", "replace") for v in values.tolist()]
-    if values.ndim == 2:
-        return _addresses(values)
-    if kind == "mac":
-        return _distinct(values, lambda v: v.to_bytes(8, "big")[2:].hex(":"))
-    if kind == "enum":
-        return list(map(COLUMNS[name].labels.__getitem__, values.tolist()))
-    if values.dtype == np.float64 and bool((values == np.trunc(values)).all()) and bool((np.abs(values) < 2**53).all()):
-        return values.astype(np.int64).tolist()  # type: ignore[no-any-return]
-    return values.tolist()  # type: ignore[no-any-return]
+        return Value("text", values, known)
+    kind = _KINDS.get("addr" if values.ndim == 2 else column_kind(name), "number")
+    if kind == "code":
+        return Value(kind, values, known, COLUMNS[name].labels.__getitem__)
+    return Value(kind, values, known).map(_whole) if values.dtype.kind == "f" else Value(kind, values, known)
 
 
-def _addresses(values: Array) -> list[str]:
-    high, low = values
-    if not high.any() and bool((low >> np.uint64(32) == 0xFFFF).all()):
-        return _distinct(low & np.uint64(0xFFFFFFFF), _ipv4)
-    return list(map(_address, high.tolist(), low.tolist()))
+def _whole(values: Array) -> Array:
+    """Floats as integers, where all of them are whole."""
+    is_whole = bool((values == np.trunc(values)).all()) and bool((np.abs(values) < _EXACT).all())
+    return values.astype(np.int64) if is_whole else values
 
 
-def _distinct(values: Array, convert: Callable[[int], str]) -> list[str]:
-    """Convert each distinct value once: addresses repeat a lot."""
-    distinct, inverse = np.unique(values, return_inverse=True)
-    texts = list(map(convert, distinct.tolist()))
-    return list(map(texts.__getitem__, inverse.tolist()))
-
-
-def _ipv4(value: int) -> str:
-    return socket.inet_ntoa(value.to_bytes(4, "big"))
-
-
-@lru_cache(maxsize=65536)
-def _address(high: int, low: int) -> str:
-    if high == 0 and low >> 32 == 0xFFFF:
-        return _ipv4(low & 0xFFFFFFFF)
-    return socket.inet_ntop(socket.AF_INET6, (high << 64 | low).to_bytes(16, "big"))
-
-
-@lru_cache(maxsize=256)
-def _row_type(names: tuple[str, ...]) -> type[msgspec.Struct]:
-    """A struct with these fields: msgspec encodes structs several times faster than dicts."""
-    fields = [(f"f{i}", Any, msgspec.field(default=msgspec.UNSET, name=name)) for i, name in enumerate(names)]
-    return msgspec.defstruct("Row", fields, gc=False)
+def parts(batch: Batch) -> Iterator[Batch]:
+    """The rows in pieces that are encoded one after the other, so that memory is bounded and near."""
+    widths = [values.dtype.itemsize for values in batch.columns.values() if values.dtype.kind == "S"]
+    longest = [max(map(len, filter(None, v.tolist())), default=0) for v in batch.columns.values() if v.dtype == object]
+    rows = max(1, min(ROWS, _BYTES // max(1, sum(widths) + 2 * sum(longest))))
+    if len(batch) <= rows or not batch.columns:
+        yield from [batch] * bool(len(batch))
+        return
+    for start in range(0, len(batch), rows):
+        yield batch.rows(start, min(start + rows, len(batch)))

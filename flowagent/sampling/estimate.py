@@ -117,8 +117,8 @@ def estimates(tally: Tally, confidence: float = 0.95) -> Estimates:
     half = z * np.sqrt(tally.variance)
     low, high = tally.total - half, tally.total + half
     few = tally.light < MANY
-    # Of a group of which no light row was kept, what was missed weighs as the heaviest kept elsewhere.
-    heaviest = np.where(tally.light > 0, tally.light_largest, tally.light_largest.max(initial=0.0))
+    # What was missed may weigh as much as the heaviest kept in any group, though all of this group's are lighter.
+    heaviest = np.full(len(few), tally.light_largest.max(initial=0.0))
     below, above = _gamma(tally.light_total, tally.light_square, heaviest, z)
     upstream = z * z * tally.upstream
     low = np.where(few, tally.total - np.sqrt((tally.light_total - below) ** 2 + upstream), low)

@@ -4,7 +4,7 @@
 |---|---|---|
 | `threshold` | by objectives | each row by its own coin: unbiased variance, near the best |
 | `priority` | by objectives | the largest of size / coin: exactly k rows |
-| `systematic` | by objectives | every so often along the rows sorted by exporter, interface and source: neighbours share an error below z |
+| `systematic` | by objectives | every so often along rows sorted by exporter, interface, source: little error in each |
 | `uniform` | all alike | each row by its own coin, as 1-in-N does: for comparison |
 | `hash` | all alike | flows whose hash falls into a fixed range (RFC 5475, section 6.2.2): agents pick the same ones |
 
@@ -59,9 +59,8 @@ class Threshold:
             return pool.take(np.zeros(0, np.intp))
         aim = max(budget - 2 * math.sqrt(budget), budget / 2)
         while len(pool) > budget:
-            size = pool.weighted_size()
-            prob = pool.prob * np.minimum(1.0, size / threshold(size, aim))
-            pool = pool.thin(pool.coin <= prob, prob)
+            z = threshold(pool.weighted_size(), aim)
+            pool = pool.thin(pool.coin * z <= pool.size, z)
         return pool
 
 
@@ -78,7 +77,7 @@ class Hash(Uniform):
         self._fraction = fraction
 
     def admit(self, pool: Pool) -> Pool:
-        return pool.thin(pool.coin <= self._fraction, np.minimum(pool.prob, self._fraction))
+        return pool.thin(pool.coin <= self._fraction, 1 / self._fraction)
 
 
 class Priority:
@@ -95,7 +94,7 @@ class Priority:
         priority = pool.size / pool.coin
         cut = len(priority) - budget - 1
         tau = np.partition(priority, cut)[cut]
-        return pool.thin(priority > tau, np.minimum(pool.prob, pool.size / tau))
+        return pool.thin(priority > tau, tau)
 
 
 class Systematic:
@@ -115,13 +114,17 @@ class Systematic:
             return pool.take(np.zeros(0, np.intp))
         while len(pool) > budget:
             size = pool.weighted_size()
-            ratio = np.minimum(1.0, size / threshold(size, budget))
-            order = _order(pool.rows)
+            z = threshold(size, budget)
+            ratio = np.minimum(1.0, size / z)
+            order = _order(pool.columns(_PLACE))
             steps = np.floor(np.cumsum(ratio[order]) + chance)
             keep = np.zeros(len(order), np.bool_)
             keep[order] = np.diff(steps, prepend=math.floor(chance)) > 0
-            pool = pool.thin(keep, pool.prob * ratio)
+            pool = pool.thin(keep, z)
         return pool
+
+
+_PLACE = ("src_addr", "in_if", "exporter")
 
 
 def _order(batch: Batch) -> Array:

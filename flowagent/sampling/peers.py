@@ -41,7 +41,7 @@ class Peers:
     def _advance(self, step: int) -> None:
         if step == self._step:
             return
-        if self._step >= 0 and abs(step - self._step) <= 255 - _STEPS - 1:
+        if self._step >= 0 and _STEPS - 255 < step - self._step <= _STEPS:
             for old in range(self._step - _STEPS, step - _STEPS):
                 self._seen[self._seen == old % 255 + 1] = 0
         else:

@@ -14,7 +14,7 @@ the budget: they are kept for certain while they fit into it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +31,7 @@ from flowagent.sampling.pool import Pool, threshold
 from flowagent.sampling.sizes import Sizes
 from flowagent.sampling.strata import shares, strata_of
 from flowagent.scale import probabilities, scaled
+from flowagent.schema import COLUMNS
 from flowagent.sections import Sampling
 
 _MANY = 4
@@ -76,11 +77,12 @@ class Sampler:
         parts, self._parts, self._held = self._parts, [], 0
         self._part = 0
         units, self._sizes = self._sizes.bytes_unit, Sizes(self._config.objectives)
+        self._threshold = 0.0
         if not parts or not len(parts[0]):
             return Batch({})
-        prob = parts[0].prob * probabilities(parts[0].rows)
+        prob = parts[0].prob * probabilities(parts[0].batch)
         self._threshold = units * _threshold(parts[0])
-        sample = parts[0].rows.with_columns({"inclusion_prob": prob, "weight": 1 / prob})
+        sample = parts[0].batch.with_columns({"inclusion_prob": prob, "weight": 1 / prob})
         self._count["out"] += len(sample)
         self._count["bytes"] += float(scaled(sample, "bytes").sum())
         self._count["variance"] += float(row_variances(sample, "bytes").sum())
@@ -94,20 +96,32 @@ class Sampler:
         self._part += 1
         begins = starts_ns if self._config.rotate else 0
         self._salt = seed_of(self._secret, begins, 0 if chosen_by_flow else self._part)
-        coin = unit_interval(hash_rows(batch, self._config.coin, self._salt))
+        hashes = hash_rows(batch, self._coin_columns(batch), self._salt)
+        shed = probabilities(batch)
+        if isinstance(shed, np.ndarray) and not chosen_by_flow:
+            # Overload splits a flow into rows of different probabilities. With one coin, their errors would add up.
+            hashes = np.where(shed < 1, finish(hashes ^ shed.view(np.uint64)), hashes)
         kept = np.zeros(n, np.bool_)
         for rule in self._rules:
             kept |= rule(batch)
         if self._peers is not None:
             kept |= self._peers.are_new(batch, starts_ns)
         size = self._sizes.of(batch) if self._method.by_size else np.ones(n)
-        pool = Pool(batch, coin, np.ones(n), np.where(kept, 1.0, size), kept)
-        return self._counted(pool, self._method.admit(pool))
+        return self._packed(self._method.admit(Pool.of(batch, unit_interval(hashes), size, kept)))
 
-    def _counted(self, before: Pool, after: Pool) -> Pool:
-        """Account for the rows that did not make it."""
-        self._outcomes.sampled_out("budget", before.rows.record_count - after.rows.record_count)
-        return after
+    def _coin_columns(self, batch: Batch) -> Sequence[str]:
+        """Whose hash decides; all of the key where some of `coin` is not there, lest too many rows share a coin."""
+        if all(name in batch for name in self._config.coin):
+            return self._config.coin
+        return [name for name, column in COLUMNS.items() if column.merge == "key" and name in batch]
+
+    def _packed(self, pool: Pool) -> Pool:
+        """Account for the rows that did not make it, and let go of them."""
+        if len(pool) == len(pool.batch):
+            return pool
+        before, pool = pool.batch.record_count, pool.packed()
+        self._outcomes.sampled_out("budget", before - pool.batch.record_count)
+        return pool
 
     def _cut(self) -> None:
         """Bring what is held down to the budget."""
@@ -116,24 +130,26 @@ class Sampler:
         pool = Pool.concat(self._parts)
         if len(pool) > self._budget:
             if self._method.by_size and not self._sizes.is_fitted:
-                self._sizes.fit(pool.rows, self._budget)
-                pool = replace(pool, size=np.where(pool.is_kept, 1.0, self._sizes.of(pool.rows)))
-            pool = self._counted(pool, self._select(pool))
+                self._sizes.fit(pool.batch, self._budget)
+                pool = replace(pool, size=self._sizes.of(pool.batch))
+            pool = self._packed(self._select(pool))
         self._parts, self._held = [pool], len(pool)
 
     def _select(self, pool: Pool) -> Pool:
         """As many rows as the budget allows, those that a rule keeps first."""
-        by_rule, others = pool.split(pool.is_kept)
+        # A budget of one row has no half; without any, rows that a rule keeps would be missing from all totals.
+        by_rule, others = pool.split(pool.is_kept if self._budget > 1 else np.zeros(len(pool), np.bool_))
         kept = self._method.cut(by_rule, self._budget // 2, self._chance()) if len(by_rule) else by_rule
         budget = self._budget - len(kept)
-        codes, count = strata_of(others.rows, self._config.by)
+        codes, count = strata_of(others.columns(self._config.by), self._config.by, budget)
         if count == 1:
             return Pool.concat([kept, self._method.cut(others, budget, self._chance())])
         size = others.weighted_size()
         z = threshold(size, budget)
         wanted = np.bincount(codes, np.minimum(1.0, size / z) if z else None, count)
-        budgets = shares(wanted, np.bincount(codes, minlength=count), budget, self._config.guarantee)
-        strata = [others.take(np.flatnonzero(codes == stratum)) for stratum in range(count)]
+        rows = np.bincount(codes, minlength=count)
+        budgets = shares(wanted, rows, budget, self._config.guarantee)
+        strata = [others.take(s) for s in np.split(np.argsort(codes, kind="stable"), np.cumsum(rows)[:-1])]
         cut = [self._method.cut(s, int(b), self._chance()) for s, b in zip(strata, budgets, strict=True)]
         return Pool.concat([kept, *cut])
 

@@ -63,8 +63,8 @@ class Shed:
         size = sizes.of(batch)
         z = threshold(size, len(batch) / self.factor)
         # Rounded up, so that whoever goes with certainty still does.
-        _, exponent = np.frexp(np.minimum(1.0, size / z) if z else np.ones(len(batch)))
-        prob = np.minimum(np.ldexp(1.0, exponent), 1.0)
+        fraction, exponent = np.frexp(np.minimum(1.0, size / z) if z else np.ones(len(batch)))
+        prob = np.ldexp(1.0, exponent - (fraction == 0.5))
         kept = np.flatnonzero(self._rng.random(len(batch)) < prob)
         out = self._marked(batch.take(kept), prob[kept])
         self._outcomes.sampled_out("overload", batch.record_count - out.record_count)

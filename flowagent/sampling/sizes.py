@@ -14,13 +14,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flowagent.batch import Array, Batch
+from flowagent.batch import Array, Batch, constant
 from flowagent.sampling.pool import threshold
 from flowagent.scale import scaled
 from flowagent.sections import Objective
 
 _SCALE = ("sampling_rate", "inclusion_prob")
-_ENOUGH = 16384
+_ENOUGH = 8192
 """Rows that thresholds of objectives are taken from; they need not be exact."""
 
 
@@ -53,6 +53,7 @@ class Sizes:
         """(n,) float64 > 0."""
         sizes: Array | None = None
         for name, unit in self._units.items():
-            part = scaled(batch, name) / unit
+            part = scaled(batch, name)
+            part /= unit
             sizes = part if sizes is None else np.maximum(sizes, part, out=sizes)
-        return np.ones(len(batch)) if sizes is None else sizes
+        return constant(1.0, len(batch), np.float64) if sizes is None else sizes

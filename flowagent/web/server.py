@@ -1,14 +1,15 @@
-"""HTTP: metrics, health, the exporters known, and a page that says so."""
+"""HTTP: metrics, health, the API, and a page that says so."""
 
 from __future__ import annotations
 
 import hmac
 import ssl
-from collections.abc import Awaitable, Callable
 from html import escape
 from importlib import resources
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol, Self
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -16,20 +17,25 @@ from flowagent import __version__
 from flowagent.component import Context
 from flowagent.errors import ConfigError
 from flowagent.sections import Http, parse_listen
+from flowagent.web.answers import Handler, answer, one_format
+from flowagent.web.policies import Policies, Store
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MAX_BODY = 64 << 10
+"""Bytes of a request's body."""
+_SAFE = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/healthz", "/readyz")
 _LINKS = {
     "/metrics": "metrics for Prometheus",
     "/healthz": "whether the agent lives",
     "/readyz": "whether it can take exports and pass them on, and what is missing",
     "/api/v1/exporters": "exporters: templates, sampling rates, loss",
+    "/api/v1/policies": "policies: settings, windows, memory; what they say is below, at NAME/last",
     "/api/v1/openapi.json": "description of the API",
 }
 
 
-class Agent(Protocol):
-    """What the server shows."""
+class Agent(Store, Protocol):
+    """What the server shows, and where policies are added and removed."""
 
     def render_metrics(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type."""
@@ -79,7 +85,7 @@ class Server:
         if self._config.listen is None:
             return self
         host, port = parse_listen(self._config.listen, "http.listen")
-        app = web.Application(middlewares=[self._guard()])
+        app = web.Application(middlewares=[one_format(self._ctx.log), self._guard()], client_max_size=MAX_BODY)
         app.on_response_prepare.append(self._harden)
         app.add_routes([
             web.get("/", self._index),
@@ -88,6 +94,7 @@ class Server:
             web.get("/readyz", self._readyz),
             web.get("/api/v1/exporters", self._exporters),
             web.get("/api/v1/openapi.json", self._openapi),
+            *Policies(self._agent).routes(),
         ])  # fmt: skip
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
@@ -131,15 +138,33 @@ class Server:
             if self._token is not None and request.path not in _OPEN:
                 given = request.headers.get("Authorization", "")
                 if not hmac.compare_digest(given.encode(errors="surrogateescape"), f"Bearer {self._token}".encode()):
-                    raise web.HTTPUnauthorized(
-                        headers={"WWW-Authenticate": "Bearer"}, text="a bearer token is needed\n"
-                    )
+                    raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"}, text="a bearer token is needed")
+            if self._token is None and request.method not in _SAFE and not self._is_named(request):
+                raise web.HTTPForbidden(
+                    text="the Host header is neither an IP address nor localhost nor the name in http.listen; "
+                    "call the agent by one of these, or set http.token_file"
+                )
             return await handler(request)
 
         return guard
 
+    def _is_named(self, request: web.Request) -> bool:
+        """Whether the client means this agent.
+
+        A name that others control may lead a browser here from their page (DNS
+        rebinding), which then counts as of the same origin.
+        """
+        listen, _ = parse_listen(self._config.listen or ":0", "http.listen")
+        try:
+            name = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
+            return name in ("localhost", listen.lower()) or ip_address(name) is not None
+        except ValueError:
+            return False
+
     @staticmethod
-    async def _harden(_: web.Request, response: web.StreamResponse) -> None:
+    async def _harden(request: web.Request, response: web.StreamResponse) -> None:
+        if request.path.startswith("/api/"):
+            response.headers["Cache-Control"] = "no-store"
         response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
         response.headers["X-Content-Type-Options"] = "nosniff"
 
@@ -164,7 +189,7 @@ class Server:
         return web.Response(text="\n".join(missing or ["ready"]) + "\n", status=503 if missing else 200)
 
     async def _exporters(self, _: web.Request) -> web.Response:
-        return web.json_response(self._agent.exporters())
+        return answer(self._agent.exporters())
 
     async def _openapi(self, _: web.Request) -> web.Response:
         text = resources.files("flowagent.web").joinpath("openapi.json").read_text("utf-8")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flowagent.addresses import address_words
 from flowagent.batch import Batch, constant
-from flowagent.export.encode import json_lines
+from flowagent.export.encode import json_lines, parts
 from flowagent.schema import COLUMNS, EXPORT_PROTOCOLS, SAMPLING_SOURCES
 
 
@@ -95,6 +95,17 @@ def test_golden_lines():
 def test_nothing_is_nothing():
     assert json_lines(Batch({})) == b""
     assert json_lines(Batch({"bytes": np.zeros(0, "u8")})) == b""
+
+
+@pytest.mark.parametrize("rows", [1, 20_000])
+def test_rows_without_columns_are_empty_objects(rows):
+    assert json_lines(Batch({}, rows)) == b"{}\n" * rows
+
+
+def test_long_values_are_encoded_a_few_rows_at_a_time():
+    batch = Batch({"ipHeaderPacketSection": opaque(*[b"\xab" * 60_000] * 300), "proto": np.arange(300).astype("u1")})
+    assert max(map(len, parts(batch))) * 120_000 < 40 << 20
+    assert [json.loads(line)["proto"] for line in json_lines(batch).splitlines()] == [i % 256 for i in range(300)]
 
 
 def test_unknown_in_every_row_gives_empty_objects():

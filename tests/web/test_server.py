@@ -2,21 +2,27 @@
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 import subprocess
 from contextlib import asynccontextmanager
-from importlib import resources
 
 import aiohttp
+import msgspec
 import pytest
+from jsonschema import Draft202012Validator
+from web import described
 
+from flowagent.aggregate.policy import Config, Ranking, Spread
 from flowagent.component import Context
 from flowagent.errors import ConfigError
 from flowagent.sections import Http, Tls
 from flowagent.web.server import Server
 
-ROUTES = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/exporters", "/api/v1/openapi.json")
+ROUTES = (
+    "/", "/metrics", "/healthz", "/readyz", "/api/v1/exporters", "/api/v1/policies", "/api/v1/openapi.json",
+)  # fmt: skip
 OPEN = ("/healthz", "/readyz")
 every_route = pytest.mark.parametrize("path", ROUTES)
 
@@ -37,6 +43,9 @@ class Shown:
 
     def exporters(self):
         return [{"exporter": "192.0.2.1", "templates": 3}]
+
+    def policies(self):
+        return {}
 
 
 @asynccontextmanager
@@ -71,6 +80,7 @@ async def test_every_route_answers(path):
     assert text
     assert headers["Content-Security-Policy"].startswith("default-src 'none'")
     assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers.get("Cache-Control") == ("no-store" if path.startswith("/api/") else None)
 
 
 async def test_metrics_in_the_format_that_was_asked_for():
@@ -95,9 +105,10 @@ async def test_ready():
 
 async def test_exporters_as_json():
     async with serving() as get:
-        _, headers, text = await get("/api/v1/exporters")
-    assert headers["Content-Type"].startswith("application/json")
+        status, headers, text = await get("/api/v1/exporters")
+    assert headers["Content-Type"] == "application/json; charset=utf-8"
     assert json.loads(text) == [{"exporter": "192.0.2.1", "templates": 3}]
+    described.check("GET", "/api/v1/exporters", status, headers["Content-Type"], json.loads(text))
 
 
 async def test_the_page_links_to_every_route():
@@ -107,31 +118,99 @@ async def test_the_page_links_to_every_route():
     assert [path for path in ROUTES[1:] if f'href="{path}"' not in text] == []
 
 
-async def test_the_description_of_the_api_names_the_routes():
+async def test_the_description_of_the_api_is_served():
     async with serving() as get:
         _, headers, text = await get("/api/v1/openapi.json")
-    assert headers["Content-Type"].startswith("application/json")
-    document = json.loads(text)
-    assert document["openapi"].startswith("3.")
-    assert set(document["paths"]) == set(ROUTES) - {"/", "/api/v1/openapi.json"}
-    assert all(operation["get"]["responses"]["200"]["description"] for operation in document["paths"].values())
+    assert headers["Content-Type"] == "application/json; charset=utf-8"
+    assert json.loads(text) == described.DOCUMENT
+
+
+async def test_every_route_is_described_and_every_description_is_a_route():
+    async with Server(Http(listen="127.0.0.1:0"), Shown(), Context("http")) as server:
+        routes = {(route.resource.canonical, route.method) for route in server._runner.app.router.routes()}
+    assert {route for route in routes if route[1] != "HEAD"} == {route for route, _ in described.operations()}
+
+
+def nodes(node):
+    """All objects and lists within."""
+    yield node
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from nodes(inner)
 
 
 def test_references_in_the_description_lead_somewhere():
-    text = resources.files("flowagent.web").joinpath("openapi.json").read_text("utf-8")
-    document = json.loads(text)
-    references = [line.split('"')[-2] for line in text.replace("}", "\n").splitlines() if '"$ref"' in line]
+    references = [node["$ref"] for node in nodes(described.DOCUMENT) if isinstance(node, dict) and "$ref" in node]
     assert references
     for reference in references:
-        node = document
-        for part in reference.removeprefix("#/").split("/"):
-            node = node[part]
+        assert reference.startswith("#/components/")
+        assert described.resolved({"$ref": reference})
 
 
-@pytest.mark.parametrize(("path", "method", "status"), [("/nope", "GET", 404), ("/metrics", "POST", 405)])
+def test_everything_that_the_description_defines_is_used():
+    text = json.dumps(described.DOCUMENT)
+    for group in ("schemas", "responses", "parameters"):
+        for name in described.DOCUMENT["components"][group]:
+            assert f'"#/components/{group}/{name}"' in text, name
+
+
+def test_the_description_is_an_openapi_document():
+    assert described.DOCUMENT["openapi"].startswith("3.1.")
+    assert described.DOCUMENT["info"].keys() >= {"title", "version"}
+    ids = []
+    for (path, _), operation in described.operations():
+        ids.append(operation["operationId"])
+        parameters = {(p["in"], p["name"]) for p in operation["parameters"]}
+        assert len(parameters) == len(operation["parameters"])
+        assert all(p["schema"] and (p["in"] != "path" or p["required"]) for p in operation["parameters"])
+        assert {name for place, name in parameters if place == "path"} == set(re.findall(r"{(\w+)}", path))
+        for status, response in operation["responses"].items():
+            assert re.fullmatch("[2-5][0-9]{2}", status)
+            assert described.resolved(response)["description"]
+    assert len(set(ids)) == len(ids)
+
+
+def test_schemas_are_schemas_and_examples_match_them():
+    for node in nodes(described.DOCUMENT):
+        if isinstance(node, dict) and isinstance(node.get("schema"), dict):
+            Draft202012Validator.check_schema(node["schema"])
+            if "example" in node:
+                described.conforms(node["schema"], node["example"])
+    for schema in described.DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_the_described_settings_are_those_there_are():
+    schemas = described.DOCUMENT["components"]["schemas"]
+    for name, settings in (("Settings", Config), ("Ranking", Ranking), ("Spread", Spread)):
+        assert [*schemas[name]["properties"]] == [*settings.__struct_fields__]
+        defaults = msgspec.to_builtins(settings() if name == "Settings" else settings(of="src_addr"))
+        for field, schema in schemas[name]["properties"].items():
+            assert schema.get("default", defaults[field]) == defaults[field]
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        ("/nope", "GET", 404),
+        ("/metrics", "POST", 405),
+        ("/api/v1/nope", "GET", 404),
+        ("/api/v1/exporters", "POST", 405),
+    ],
+)
 async def test_what_there_is_not(path, method, status):
     async with serving() as get:
-        assert (await get(path, method))[0] == status
+        answered, headers, text = await get(path, method)
+        assert answered == status
+        assert headers["Content-Type"].startswith("application/json" if "/api/" in path else "text/plain")
+        assert "Traceback" not in text
+
+
+async def test_who_writes_without_a_token_names_the_agent_by_its_address():
+    async with serving(listen="localhost:0") as get:
+        for host, status in (("localhost", 405), ("127.0.0.1:1", 405), ("rebound.example", 403)):
+            assert (await get("/metrics", "POST", Host=host))[0] == status
+            assert (await get("/metrics", "GET", Host=host))[0] == 200
+            assert (await get("/metrics", "OPTIONS", Host=host))[0] == 204
 
 
 @every_route
@@ -141,7 +220,8 @@ async def test_a_token_is_asked_for_but_by_probes(tmp_path, path):
         assert status == (200 if path in OPEN else 401)
         if path not in OPEN:
             assert headers["WWW-Authenticate"] == "Bearer"
-            assert text == "a bearer token is needed\n"
+            is_api = path.startswith("/api/")
+            assert text == ('{"error":"a bearer token is needed"}' if is_api else "a bearer token is needed\n")
         assert (await get(path, Authorization="Bearer secret"))[0] == 200
 
 
