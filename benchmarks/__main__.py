@@ -15,6 +15,7 @@ PARTS = {
     "group": "rows grouped and merged by 5-tuple",
     "window": "ten seconds of records through the window",
     "policies": "the default policies over records",
+    "accuracy": "how far off totals are, by budget and method",
     "sketches": "tables, HLL, KMV and histograms updated",
     "encode": "rows into messages of every schema and format",
     "filters": "filter expressions over columns",
