@@ -15,11 +15,13 @@ PARTS = {
     "group": "rows grouped and merged by 5-tuple",
     "window": "ten seconds of records through the window",
     "policies": "the default policies over records",
+    "sampling": "a window's rows sampled",
     "accuracy": "how far off totals are, by budget and method",
     "sketches": "tables, HLL, KMV and histograms updated",
     "encode": "rows into messages of every schema and format",
     "filters": "filter expressions over columns",
     "loki": "rows pushed to Loki",
+    "sinks": "rows into the bytes of other sinks",
     "loopback": "the agent beside other receivers, sent to over loopback",
 }
 

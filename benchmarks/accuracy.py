@@ -1,18 +1,13 @@
-"""How far off totals are by budget and method, beside theory; `python -m benchmarks.accuracy` writes docs/accuracy.*.
+"""Accuracy: how far off totals are that sampled rows tell, by method and budget, and how often intervals hold.
 
-Windows of 100,000 rows whose bytes are Pareto (1.1), in five groups of very
-different size, are sampled over and over with fresh coins. Nothing is timed.
+`python -m benchmarks.accuracy` writes the table and the plot of docs/accuracy.md anew (with matplotlib, extra `bench`).
 """
 
-from __future__ import annotations
-
-import re
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import flowagent  # noqa: F401 - chooses how NumPy sorts
-
-import numpy as np  # isort: skip
+from typing import Any
 
 from benchmarks.options import Options
 from benchmarks.table import Table, calibrate
@@ -26,174 +21,218 @@ from flowagent.sampling.sizes import Sizes
 from flowagent.scale import received
 from flowagent.sections import Sampling
 
+import numpy as np  # isort: skip - after flowagent, which chooses how NumPy sorts
+
 ROWS = 100_000
 BUDGETS = (100, 300, 1000, 3000, 10_000)
 METHODS = ("threshold", "priority", "systematic", "uniform")
 MEASURES = ("bytes", "packets", "flows")
-SHARES = (0.51, 0.32, 0.13, 0.032, 0.008)
-"""Of the rows; the groups are told apart by `proto`."""
-SHOWN = 3
-"""The group in the picture: 3.2 % of the rows."""
-WINDOWS = 200
-PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
+SHARES = (0.51, 0.32, 0.13, 0.032, 0.0085)
+"""Of all bytes, of the groups."""
+GROUPS = tuple(f"{100 * share:.2g} %" for share in SHARES)
+WINDOWS, QUICK_WINDOWS = 400, 20
+DOCS = Path(__file__).parents[1] / "docs"
+MARKS = "<!-- table -->\n", "<!-- end -->"
 
 
-class Result(NamedTuple):
-    """Of one method with one budget: arrays (group,), the last entry is the total."""
+@dataclass(frozen=True)
+class Result:
+    """Relative standard errors in percent, of the totals of MEASURES and of the bytes of GROUPS."""
 
     budget: int
     method: str
-    measure: str
-    error: Array
-    """Standard deviation of the estimate, relative to the truth."""
-    theory: Array
-    """The same as the formulas say; NaN where there is none."""
-    covered: Array
-    """Part of the windows whose 95 % interval held the truth."""
+    measured: dict[str, float]
+    theory: dict[str, float]
+    coverage: float
+    """Part of the 95 % intervals, of all measures, groups and windows, that held the truth."""
 
 
 def run(options: Options) -> Table:
-    table = Table("Relative error of totals, in percent", calibration_ms=[calibrate()])
-    windows = 20 if options.quick else WINDOWS
-    results = measure(BUDGETS[2:3] if options.quick else BUDGETS, windows)
+    table = Table("Accuracy", calibration_ms=[calibrate()])
+    windows = QUICK_WINDOWS if options.quick else WINDOWS
     table.notes.append(
-        f"{ROWS:,} rows a window, {windows} windows; theory in parentheses; 95 % intervals of all groups."
+        f"Relative standard error in % over {windows} windows of {ROWS:,} rows, bytes Pareto(1.1), default objectives:"
+        " of the totals, and of the bytes of groups with these shares. Coverage: 95 % intervals that held the truth."
     )
-    for budget, method in dict.fromkeys((r.budget, r.method) for r in results):
-        mine = {r.measure: r for r in results if (r.budget, r.method) == (budget, method)}
-        row: dict[str, object] = {"rows kept": budget, "method": method}
-        for name in MEASURES:
-            row[f"{name}, total"] = _both(mine[name], -1)
-            row[f"{name}, {SHARES[SHOWN]:.1%} group"] = _both(mine[name], SHOWN)
-        row["covered"] = f"{100 * np.mean([r.covered for r in mine.values()]):.0f} %"
-        table.rows.append(row)
+    for result in results(BUDGETS[2:3] if options.quick else BUDGETS, windows):
+        for name, figures in (("", result.measured), (", theory", result.theory)):
+            held = None if name else 100 * result.coverage
+            row = {"rows kept": result.budget, "method": f"{result.method}{name}", **figures, "coverage %": held}
+            table.rows.append(row)
     return table
 
 
-def _both(result: Result, group: int) -> str:
-    error, theory = 100 * result.error[group], 100 * result.theory[group]
-    return f"{error:.2g} ({theory:.2g})" if np.isfinite(theory) else f"{error:.2g}"
-
-
-def measure(budgets: tuple[int, ...], windows: int) -> list[Result]:
-    """Every budget with every method and measure."""
+def results(budgets: tuple[int, ...], windows: int) -> Iterator[Result]:
     batch = traffic()
-    return [
-        result for budget in budgets for method in METHODS for result in _sampled(batch, budget, method, windows)
-    ]  # fmt: skip
+    true = {name: _sums(batch, received(batch, name)) for name in MEASURES}
+    for budget in budgets:
+        for method in METHODS:
+            yield _result(batch, true, budget, method, windows)
 
 
 def traffic() -> Batch:
-    """One window's rows."""
+    """Rows of distinct addresses, in groups by `proto`, which no method looks at."""
     rng = np.random.default_rng(1)
-    octets = (100 * (1 + rng.pareto(1.1, ROWS))).astype(np.uint64)
-    size = np.exp(rng.uniform(np.log(64), np.log(1500), ROWS))
-    hosts = np.arange(ROWS, dtype=np.uint64)
+    octets = np.ceil(100 * (rng.pareto(1.1, ROWS) + 1)).astype(np.uint64)
+    address = np.zeros((2, ROWS), np.uint64)
+    address[1] = np.arange(ROWS, dtype=np.uint64) | np.uint64(0xFFFF_00000000)
+    order = rng.permutation(ROWS)
+    # The largest rows go to the largest group, or their place in the order would decide about the shares.
+    is_large = octets[order] >= np.sort(octets)[-20]
+    order = np.concatenate([order[is_large], order[~is_large]])
+    group = np.empty(ROWS, np.uint8)
+    ends = np.cumsum(octets[order]) / octets.sum()
+    group[order] = np.minimum(np.searchsorted(np.cumsum(SHARES), ends), len(SHARES) - 1)
     return Batch({
-        "src_addr": np.stack([np.zeros(ROWS, np.uint64), hosts + np.uint64(0xFFFF_0A000000)]),
-        "dst_addr": np.stack([np.zeros(ROWS, np.uint64), hosts + np.uint64(0xFFFF_0B000000)]),
-        "src_port": rng.integers(1024, 65536, ROWS).astype(np.uint16),
-        "dst_port": constant(443, ROWS, np.uint16),
-        "proto": rng.choice(len(SHARES), ROWS, p=np.array(SHARES) / sum(SHARES)).astype(np.uint8),
+        "src_addr": address,
+        "dst_port": rng.integers(0, 2**16, ROWS, np.uint16),
+        "proto": group,
         "bytes": octets,
-        "packets": np.maximum(1, octets / size).astype(np.uint64),
+        "packets": np.maximum(octets // rng.integers(60, 1500, ROWS).astype(np.uint64), np.uint64(1)),
         "records": constant(1, ROWS, np.uint64),
     })  # fmt: skip
 
 
-def _sampled(batch: Batch, budget: int, method: str, windows: int) -> list[Result]:
-    config = Sampling(budget=budget, method=method)  # type: ignore[arg-type]
-    sampler = Sampler(config, SECOND, Outcomes())
-    truth = {name: _by_group(batch, received(batch, name)) for name in MEASURES}
-    found = {name: np.zeros((windows, 3, len(SHARES) + 1)) for name in MEASURES}
-    kept = 0
+def _sums(batch: Batch, values: Array) -> Array:
+    """The total, and those of the groups."""
+    groups = np.bincount(batch["proto"], values, len(SHARES))
+    return np.concatenate([[groups.sum()], groups])
+
+
+def _result(batch: Batch, true: dict[str, Array], budget: int, method: str, windows: int) -> Result:
+    sampler = Sampler(Sampling(budget=_cap(budget, method), method=method, coin=("src_addr",)), SECOND, Outcomes())
+    off: dict[str, list[Array]] = {name: [] for name in MEASURES}
+    held = []
     for window in range(windows):
         sampler.add(batch, window * SECOND)
         sample = sampler.take()
-        kept += len(sample)
         for name in MEASURES:
-            found[name][window] = _estimated(sample, name)
-    results = []
-    for name in MEASURES:
-        total, low, high = found[name].transpose(1, 0, 2)
-        covered = ((low <= truth[name]) & (truth[name] <= high)).mean(0)
-        theory = _theory(batch, config, kept / windows, name) / truth[name]
-        results.append(Result(budget, method, name, total.std(0) / truth[name], theory, covered))
-    return results
+            told = estimates(_tally(sample, name))
+            off[name].append(told.total / true[name] - 1)
+            held.append((told.low <= true[name] * (1 + 1e-9)) & (true[name] <= told.high * (1 + 1e-9)))
+    error = {name: 100 * np.sqrt(np.square(values).mean(0)) for name, values in off.items()}
+    expected = _theory(batch, true, budget, method)
+    return Result(budget, method, _named(error), _named(expected), float(np.mean(held)))
 
 
-def _estimated(sample: Batch, name: str) -> Array:
-    """(3, groups and total): estimate, lower and upper bound."""
-    keys, tally = tallies(sample, name, ("proto",))
-    groups = [np.zeros(len(SHARES)) for _ in tally]
-    for column, found in zip(groups, tally, strict=True):
-        column[keys["proto"]] = found  # a group without a row has an interval, too
-    by_group, whole = estimates(Tally(*groups)), estimates(tallies(sample, name)[1])
-    return np.stack([np.append(getattr(by_group, n), getattr(whole, n)) for n in ("total", "low", "high")])
+def _tally(sample: Batch, name: str) -> Tally:
+    """Of everything and of all groups; of one without a row, too, it is known how much it may have at most."""
+    keys, found = tallies(sample, name, ("proto",))
+    groups = [np.zeros(len(SHARES) + 1) for _ in found]
+    for column, values, whole in zip(groups, found, tallies(sample, name)[1], strict=True):
+        column[0] = whole[0]
+        column[keys["proto"] + 1] = values
+    return Tally(*groups)
 
 
-def _theory(batch: Batch, config: Sampling, kept: float, name: str) -> Array:
-    """Standard deviation of independent choices with the probabilities that meet this many rows on average."""
-    if config.method == "systematic":
-        return np.full(len(SHARES) + 1, np.nan)  # neighbours are not independent: no formula
-    sizes = np.ones(ROWS)
-    if config.method != "uniform":
-        fitted = Sizes(config.objectives)
-        fitted.fit(batch, config.budget or 0)
-        sizes = fitted.of(batch)
-    prob = np.minimum(1.0, sizes / threshold(sizes, kept))
-    values = received(batch, name)
-    return np.sqrt(_by_group(batch, values * values * (1 / prob - 1)))
+def _named(figures: dict[str, Array]) -> dict[str, float]:
+    totals = {name: float(figures[name][0]) for name in MEASURES}
+    return totals | dict(zip(GROUPS, figures["bytes"][1:].tolist(), strict=True))
 
 
-def _by_group(batch: Batch, values: Array) -> Array:
-    sums = np.bincount(batch["proto"], values, len(SHARES))
-    return np.append(sums, sums.sum())
+def _cap(budget: int, method: str) -> int:
+    """The setting with which so many rows are kept on average."""
+    return budget if method in ("priority", "systematic") else math.ceil((1 + math.sqrt(1 + budget)) ** 2)
 
 
-def picture(results: list[Result], path: Path) -> None:
-    """Error against budget, a panel a measure."""
+def _theory(batch: Batch, true: dict[str, Array], budget: int, method: str) -> dict[str, Array]:
+    """What follows from the probabilities, as if each row had a coin of its own."""
+    prob = np.full(ROWS, budget / ROWS)
+    if method != "uniform":
+        sizes = Sizes(Sampling().objectives)
+        sizes.fit(batch, _cap(budget, method))
+        size = sizes.of(batch)
+        prob = np.minimum(1, size / threshold(size, budget))
+    return {
+        name: 100 * np.sqrt(_sums(batch, received(batch, name) ** 2 * (1 - prob) / prob)) / true[name]
+        for name in MEASURES
+    }
+
+
+def markdown(found: list[Result]) -> str:
+    """The table of the page: what was measured, and theory in parentheses."""
+    names = [*MEASURES, *GROUPS]
+    lines = [
+        f"| rows kept | method | {' | '.join(names)} | intervals hold |",
+        "|---:|---|" + "---:|" * (len(names) + 1),
+    ]
+    for r in found:
+        cells = [f"{_short(r.measured[name])} ({_short(r.theory[name])})" for name in names]
+        lines.append(f"| {r.budget:,} | `{r.method}` | {' | '.join(cells)} | {100 * r.coverage:.1f} % |")
+    return "\n".join(lines) + "\n"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def plot(found: list[Result], file: Path) -> None:
+    """Left: all bytes by method. Right: bytes of the groups with the default method. Lines are theory."""
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "flowagent", "svg.fonttype": "none", "font.size": 9})
     from matplotlib import pyplot as plt
 
-    colours = {"threshold": "#0b6fb8", "priority": "#d1661b", "systematic": "#2d8a4e", "uniform": "#8a8a8a"}
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.6), sharey=True, layout="constrained")
-    for axis, name in zip(axes, MEASURES, strict=True):
-        for method in METHODS:
-            mine = [r for r in results if (r.method, r.measure) == (method, name)]
-            budgets = [r.budget for r in mine]
-            axis.loglog(budgets, [100 * r.theory[SHOWN] for r in mine], color=colours[method], lw=0.8, alpha=0.7)
-            errors = [100 * r.error[SHOWN] for r in mine]
-            axis.loglog(budgets, errors, "o", color=colours[method], ms=4.5, label=method)
-        axis.set_title(name, loc="left", fontweight="bold")
-        axis.set_xlabel("rows kept of 100,000")
-        axis.grid(visible=True, which="major", lw=0.4, alpha=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel(f"standard error, % ({100 * SHARES[SHOWN]:.1f} % group)")
-    axes[2].legend(frameon=False, loc="lower left", title="measured; lines: theory", alignment="left")
-    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    style = {
+        "svg.hashsalt": "flowagent", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888", "axes.titlesize": 11,
+    }  # fmt: skip
+    with mpl.rc_context(style):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.4), sharey=True, layout="constrained")
+        for method, color in zip(METHODS, ("#0b6e99", "#e08a00", "#5a9e3e", "#c8442b"), strict=True):
+            _line(left, [r for r in found if r.method == method], "bytes", color, method)
+        for i, name in enumerate(reversed(GROUPS)):
+            shade = mpl.colormaps["viridis"](0.05 + 0.19 * i)
+            _line(
+                right, [r for r in found if r.method == METHODS[0]], name, shade, name if i else f"{name} of all bytes"
+            )
+        right.text(0.03, 0.04, "dots: measured\nlines: theory", transform=right.transAxes, color="#666", fontsize=9)
+        left.set_title("All bytes, by method", loc="left")
+        right.set_title("Bytes of groups, method threshold", loc="left")
+        left.set_ylabel("relative standard error")
+        for axes in (left, right):
+            _axes(axes)
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        plt.close(figure)
+
+
+def _line(axes: Any, found: list[Result], name: str, color: Any, label: str) -> None:
+    kept = [r.budget for r in found]
+    measured, theory = ([getattr(r, kind)[name] for r in found] for kind in ("measured", "theory"))
+    if label == "systematic":  # neighbours make up for one another, which theory for single rows does not know
+        axes.plot(kept, measured, ":", color=color, linewidth=0.9)
+    else:
+        axes.plot(kept, theory, color=color, linewidth=0.9)
+    # Two methods that are equally good show as a dot in a ring.
+    ring = {"markersize": 8.5, "markerfacecolor": "none"} if label == "priority" else {"markersize": 4.5}
+    axes.plot(kept, measured, "o", color=color, clip_on=False, **ring)
+    axes.annotate(
+        label, (kept[-1], measured[-1]), xytext=(9, -7 if label == "priority" else 7 if label == "threshold" else 0),
+        textcoords="offset points", color=color, va="center", annotation_clip=False,
+    )  # fmt: skip
+
+
+def _axes(axes: Any) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(f"rows kept of {ROWS:,}")
+    axes.set_xticks(BUDGETS, [f"{budget:,}" for budget in BUDGETS])
+    ticks = [0.1, 0.3, 1, 3, 10, 30, 100, 300]
+    axes.set_yticks(ticks, [f"{tick:g} %" for tick in ticks])
+    axes.minorticks_off()
+    axes.tick_params(color="#888")
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def main() -> None:
-    """Measure, and put table and picture into the documentation."""
-    results = measure(BUDGETS, WINDOWS)
-    picture(results, PAGE.with_suffix(".svg"))
-    rows = [
-        "| rows kept | method | bytes | packets | flows | bytes, 3.2 % group | flows, 3.2 % group | covered |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for budget, method in dict.fromkeys((r.budget, r.method) for r in results):
-        mine = {r.measure: r for r in results if (r.budget, r.method) == (budget, method)}
-        cells = [_both(mine[name], -1) for name in MEASURES]
-        cells += [_both(mine[name], SHOWN) for name in ("bytes", "flows")]
-        covered = 100 * np.mean([r.covered for r in mine.values()])
-        rows.append(f"| {budget:,} | {method} | {' | '.join(cells)} | {covered:.0f} % |")
-    text = PAGE.read_text("utf-8")
-    block = "<!-- table -->\n" + "\n".join(rows) + "\n<!-- end -->"
-    PAGE.write_text(re.sub(r"<!-- table -->.*<!-- end -->", block, text, flags=re.DOTALL), "utf-8")
+    """Write docs/accuracy.svg, and the table in docs/accuracy.md."""
+    found = list(results(BUDGETS, WINDOWS))
+    plot(found, DOCS / "accuracy.svg")
+    page = DOCS / "accuracy.md"
+    before, begin, rest = page.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    page.write_text(f"{before}{begin}{markdown(found)}{end}{after}")
 
 
 if __name__ == "__main__":

@@ -125,9 +125,10 @@ class Stages:
             starts_ns = self._window.starts_ns
             self._starts_ns = now_ns // self._every_ns * self._every_ns if starts_ns is None else starts_ns
         if self._sampler is None:
-            prob = probabilities(rows)
-            is_whole = isinstance(prob, float) and prob == 1
-            return rows if is_whole else rows.with_columns({"weight": np.broadcast_to(1 / prob, len(rows))})
+            if "inclusion_prob" not in rows:
+                return rows
+            prob = np.broadcast_to(probabilities(rows), len(rows))
+            return rows.with_columns({"inclusion_prob": prob, "weight": 1 / prob})
         self._sampler.add(rows, self._starts_ns)
         return NOTHING
 

@@ -22,7 +22,7 @@ CLIENTS = {
     "google": {"export/prometheus_protobuf.py"},
     "lark": {"filters.py"},
     "prometheus_client": {"export/prometheus.py"},
-    "pyarrow": {"ingest/parquet.py"},
+    "pyarrow": {"export/parquet.py", "ingest/parquet.py"},
     "zstandard": {"export/file.py", "frames.py", "ingest/ndjson.py", "ingest/pcap.py"},
     "yaml": {"config.py", "cli.py"},
     "typer": {"cli.py"},

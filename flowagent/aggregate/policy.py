@@ -34,7 +34,6 @@ from flowagent.sections import did_you_mean, parse_duration, parse_size
 MAX_CAPACITY, MIN_CAPACITY = 8192, 64
 """Keys of a table at most, and at least."""
 _ROW_OVERHEAD = 8
-_RESULT_BYTES = 4096
 
 
 class Ranking(Settings, frozen=True):

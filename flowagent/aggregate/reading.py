@@ -19,6 +19,8 @@ from flowagent.clock import SECOND
 from flowagent.grouping import key_arrays
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
+_MANY = 2.0**64
+"""More keys than a hash can tell apart: traffic made for it can drive an estimate beyond any number."""
 _SURELY = 3
 """Standard errors of a distinct count within which it is taken to lie."""
 
@@ -31,7 +33,7 @@ class Reading:
         self._plan = period.plan
         self._numbers = numbers
         self._rows = {of_by: _RowsByGroup.of(*table.sums()) for of_by, table in period.tables.items()}
-        self._counts = {of: sketch.estimate() for of, sketch in period.counts.items()}
+        self._counts = {of: np.minimum(sketch.estimate(), _MANY) for of, sketch in period.counts.items()}
 
     def ranking(self, of: Names, by: Amount, number: int) -> list[tuple[Key, float]]:
         """The largest keys of a group with their sums, largest first; ties in the order of the keys."""

@@ -8,8 +8,9 @@ So at no time does memory exceed some budgets and a batch, and at no window's
 end are there more rows than the budget. A window with fewer rows than its
 budget is passed on whole, with probability 1.
 
-Rows that a `keep` rule matches are a stratum of their own with up to half of
-the budget: they are kept for certain while they fit into it.
+Rows that a `keep` rule matches are a stratum of their own with half of the
+budget, or more if the others leave it: they are kept for certain while they
+fit into it.
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ class Sampler:
         """As many rows as the budget allows, those that a rule keeps first."""
         # A budget of one row has no half; without any, rows that a rule keeps would be missing from all totals.
         by_rule, others = pool.split(pool.is_kept if self._budget > 1 else np.zeros(len(pool), np.bool_))
-        kept = self._method.cut(by_rule, self._budget // 2, self._chance()) if len(by_rule) else by_rule
+        most = max(self._budget // 2, self._budget - len(others))
+        kept = self._method.cut(by_rule, most, self._chance()) if len(by_rule) else by_rule
         budget = self._budget - len(kept)
         codes, count = strata_of(others.columns(self._config.by), self._config.by, budget)
         if count == 1:

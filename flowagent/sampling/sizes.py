@@ -44,7 +44,7 @@ class Sizes:
 
     def fit(self, batch: Batch, budget: float) -> None:
         """Take each objective's threshold from these rows, with `budget` of them to be kept."""
-        step = -(-len(batch) // _ENOUGH)
+        step = max(1, -(-len(batch) // _ENOUGH))
         some = batch.select((*self._shares, *_SCALE)).every(step)
         for name, share in self._shares.items():
             self._units[name] = threshold(scaled(some, name), share * budget / step) or 1.0

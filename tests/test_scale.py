@@ -1,0 +1,144 @@
+"""Counts as exported become estimates, and the variance that upstream sampling gave them is never told too small."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowagent.batch import Batch, constant
+from flowagent.scale import (
+    LONGEST,
+    SHORTEST,
+    factors,
+    measure,
+    probabilities,
+    rates,
+    received,
+    scaled,
+    upstream_variance,
+)
+
+lengths = st.lists(st.integers(int(SHORTEST), int(LONGEST)), min_size=1, max_size=30)
+
+
+def record(octets, packets, rate=64.0, **columns):
+    return Batch({
+        "bytes": np.array([octets], np.uint64), "packets": np.array([packets], np.uint64),
+        "sampling_rate": np.array([rate]), **columns,
+    })  # fmt: skip
+
+
+def two(valid=None, **columns):
+    return Batch(columns, 2, valid)
+
+
+def test_without_sampling_everything_counts_once():
+    batch = two(bytes=np.array([10, 20], np.uint64))
+    assert rates(batch) == probabilities(batch) == factors(batch) == 1
+    assert received(batch, "bytes").tolist() == scaled(batch, "bytes").tolist() == [10, 20]
+    assert upstream_variance(batch, "bytes").tolist() == [0, 0]
+
+
+def test_a_rate_that_is_not_known_counts_as_one():
+    masked = two({"sampling_rate": np.array([True, False])}, sampling_rate=np.array([64.0, 0.0]))
+    assert rates(masked).tolist() == [64, 1]
+    assert upstream_variance(masked.with_columns({"packets": np.array([1, 1], np.uint64)}), "packets").tolist() == [
+        4032,
+        0,
+    ]
+
+
+def test_both_stages_multiply():
+    batch = two(
+        bytes=np.array([10, 20], np.uint64), sampling_rate=np.array([64.0, 1.0]), inclusion_prob=np.array([0.5, 0.25])
+    )
+    assert factors(batch).tolist() == [128, 4]
+    assert received(batch, "bytes").tolist() == [640, 20]
+    assert scaled(batch, "bytes").tolist() == [1280, 80]
+
+
+def test_one_value_for_all_rows_stays_one():
+    batch = two(sampling_rate=constant(64.0, 2, np.float64), inclusion_prob=constant(0.5, 2, np.float64))
+    assert (rates(batch), probabilities(batch), factors(batch)) == (64.0, 0.5, 128.0)
+
+
+@pytest.mark.parametrize("name", ["flows", "records", "dropped_bytes"])
+def test_upstream_sampling_scales_bytes_and_packets_only(name):
+    batch = two(
+        sampling_rate=constant(64.0, 2, np.float64), inclusion_prob=constant(0.5, 2, np.float64),
+        records=np.array([1, 1], np.uint64), dropped_bytes=np.array([1, 1], np.uint64),
+    )  # fmt: skip
+    assert scaled(batch, name).tolist() == [2, 2]
+    assert upstream_variance(batch, name).tolist() == [0, 0]
+
+
+def test_measures_that_are_not_there():
+    batch = two()
+    assert measure(batch, "flows").tolist() == measure(batch, "records").tolist() == [1, 1]
+    assert measure(batch, "bytes").tolist() == [0, 0]
+
+
+def test_what_is_unknown_counts_nothing():
+    batch = two({"bytes": np.array([False, True])}, bytes=np.array([10, 20], np.uint64))
+    assert measure(batch, "bytes").tolist() == [0, 20]
+
+
+def test_estimates_are_arrays_of_their_own():
+    batch = two(bytes=constant(5, 2, np.uint64))
+    for make in (measure, received, scaled):
+        values = make(batch, "bytes")
+        values += 1  # no broadcast, and not the batch's
+        assert values.tolist() == [6, 6]
+    assert batch["bytes"].tolist() == [5, 5]
+
+
+@given(lengths, st.sampled_from([1.0, 2.0, 64.0, 1000.5]))
+def test_the_variance_of_bytes_is_bounded_from_above(packets, rate):
+    [told] = upstream_variance(record(sum(packets), len(packets), rate), "bytes").tolist()
+    truly = rate * (rate - 1) * sum(length**2 for length in packets)
+    assert told >= truly * (1 - 1e-12)
+    # Not by more than if every packet had been as long as they get.
+    assert told <= rate * (rate - 1) * sum(packets) * LONGEST * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("packets", [[700], [40], [40, 1500], [1500] * 3, [40] * 5])
+def test_it_is_exact_for_one_packet_and_for_the_shortest_and_longest(packets):
+    [told] = upstream_variance(record(sum(packets), len(packets)), "bytes").tolist()
+    assert told == pytest.approx(64 * 63 * sum(length**2 for length in packets))
+
+
+def test_packets_longer_than_expected_are_at_least_equal():
+    assert upstream_variance(record(2 * 9000, 2), "bytes")[0] >= 64 * 63 * 2 * 9000**2
+
+
+@given(st.lists(st.integers(int(SHORTEST), int(LONGEST)), min_size=1, max_size=10))
+def test_an_unknown_number_of_packets_is_the_worst_one(packets):
+    octets = np.array([sum(packets)], np.uint64)
+    truly = 64 * 63 * sum(length**2 for length in packets)
+    for batch in (
+        Batch({"bytes": octets, "sampling_rate": np.array([64.0])}),
+        record(sum(packets), 0),
+        Batch(record(sum(packets), 9).columns, valid={"packets": np.array([False])}),
+    ):
+        assert upstream_variance(batch, "bytes")[0] >= truly
+
+
+def test_no_bytes_no_variance():
+    assert upstream_variance(record(0, 0), "bytes").tolist() == [0]
+    assert upstream_variance(record(0, 1), "bytes").tolist() == [0]
+
+
+def test_the_variance_of_packets_is_exact_for_coins():
+    rng = np.random.default_rng(1)
+    truly, rate = 5000, 20
+    seen = rng.binomial(truly, 1 / rate, 4000)
+    batch = Batch({"packets": seen.astype(np.uint64), "sampling_rate": constant(float(rate), 4000, np.float64)})
+    estimate = received(batch, "packets")
+    assert abs(estimate.mean() - truly) < 4 * estimate.std() / 4000**0.5
+    assert upstream_variance(batch, "packets").mean() / estimate.var() == pytest.approx(1, abs=0.09)
+
+
+def test_no_rows():
+    empty = record(1, 1).rows(0, 0)
+    for name in ("bytes", "packets", "flows", "records"):
+        assert len(scaled(empty, name)) == len(upstream_variance(empty, name)) == 0
