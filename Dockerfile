@@ -5,7 +5,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY flowagent ./flowagent
 # Clients of other systems that the image has: the extras of pyproject.toml.
-ARG EXTRAS=kafka
+ARG EXTRAS=parquet
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
     && python -m venv /opt/flowagent \
     && /opt/flowagent/bin/pip install --no-cache-dir "$(echo /wheels/*.whl)[${EXTRAS}]"

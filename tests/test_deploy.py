@@ -16,8 +16,8 @@ from flowagent.agent import Agent
 from flowagent.batch import Batch, constant
 from flowagent.clock import SECOND, ManualClock
 from flowagent.component import Context
-from flowagent.config import PACKAGES, parse
-from flowagent.export import goflow2, netobserv
+from flowagent.config import parse
+from flowagent.export import netobserv
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -38,15 +38,6 @@ def read(path):
 
 COMPOSE = read("compose.yaml")
 SERVICES = COMPOSE["services"]
-
-
-def agent_settings():
-    """agent.yaml without the kinds whose modules are not written yet."""
-    raw = read("agent.yaml")
-    for section, package in PACKAGES.items():
-        there = ROOT / package.replace(".", "/")
-        raw[section] = [entry for entry in raw[section] if (there / f"{entry['type']}.py").exists()]
-    return raw
 
 
 def panels(dashboard):
@@ -79,7 +70,7 @@ def documented():
 @cache
 def exposed():
     """Names of the series that agent.yaml's agent has once it saw records and finished a period, with their labels."""
-    raw = agent_settings()
+    raw = read("agent.yaml")
     raw["ingest"] = [{"type": "udp", "listen": "127.0.0.1:0"}]
     raw["export"] = [{**entry, "spool": 0} for entry in raw["export"] if entry["type"] == "loki"]
     clock = ManualClock(1_700_000_000 * SECOND)
@@ -122,7 +113,7 @@ def test_yaml_can_be_read(path):
 
 
 def test_the_agents_configuration_is_valid():
-    config = parse(agent_settings(), {})
+    config = parse(read("agent.yaml"), {})
     assert config.sampling.budget
     assert [kind.name for kind in config.analyse] == ["counters", "default"]
     assert {kind.type for kind in config.export} >= {"loki"}
@@ -140,13 +131,13 @@ def test_the_agents_ports_are_open_and_on_the_loopback():
 
 def test_the_agent_reaches_services_that_are_there():
     raw = read("agent.yaml")
-    urls = [e.get("url", "") for e in raw["export"]] + [f"//{b}" for e in raw["export"] for b in e.get("brokers", [])]
+    urls = [e.get("url", "") for e in raw["export"]]
     urls += [
         f"//{t}" for s in read("prometheus.yaml")["scrape_configs"] for c in s["static_configs"] for t in c["targets"]
     ]
     urls += [source["url"] for source in read("grafana/provisioning/datasources/flowagent.yaml")["datasources"]]
     hosts = re.findall(r"//([\w-]+):", " ".join(urls))
-    assert len(hosts) == len([url for url in urls if url]) >= 5
+    assert len(hosts) == len([url for url in urls if url]) >= 4
     assert set(hosts) <= SERVICES.keys()
 
 
@@ -272,42 +263,3 @@ def test_prometheus_takes_its_configuration():
         ["promtool", "check", "config", DEPLOY / "prometheus.yaml"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def proto_fields():
-    """Name, type and number of the fields of flow.proto."""
-    text = (DEPLOY / "flow.proto").read_text("utf-8")
-    return re.findall(r"^  ((?:repeated )?\w+) (\w+) = (\d+);$", text, re.MULTILINE)
-
-
-def test_flow_proto_has_the_fields_that_the_agent_writes():
-    types = {"FlowType": "enum"}
-    ours = sorted((field.number, field.name, field.type) for field in goflow2.FIELDS)
-    assert [(int(number), field, types.get(kind, kind)) for kind, field, number in proto_fields()] == ours
-
-
-def test_flow_proto_has_the_types_of_exports():
-    found = re.findall(r"^    (\w+) = (\d+);$", (DEPLOY / "flow.proto").read_text("utf-8"), re.MULTILINE)
-    assert found == [(kind, str(number)) for number, kind in enumerate(goflow2.FLOW_TYPES)]
-
-
-def columns_of(table):
-    """Names of the columns of a table of clickhouse.sql."""
-    sql = (DEPLOY / "clickhouse.sql").read_text("utf-8")
-    body = re.search(rf"TABLE IF NOT EXISTS flows\.{table}\n\((.*?)\n\)", sql, re.DOTALL)[1]
-    return re.findall(r"^    (\w+) ", body, re.MULTILINE)
-
-
-def test_clickhouse_reads_fields_of_flow_proto_and_keeps_all_of_them():
-    fields = {field for _, field, _ in proto_fields()}
-    assert columns_of("topic")
-    assert set(columns_of("topic")) <= fields
-    assert sorted(columns_of("raw")) == sorted(columns_of("topic"))
-
-
-def test_clickhouse_reads_the_topic_that_the_agent_writes():
-    sql = (DEPLOY / "clickhouse.sql").read_text("utf-8")
-    sink = next(entry for entry in read("agent.yaml")["export"] if entry["type"] == "kafka")
-    assert (sink["schema"], sink["format"]) == ("goflow2", "protobuf")
-    assert f"kafka_topic_list = '{sink['topic']}'" in sql
-    assert f"kafka_broker_list = '{','.join(sink['brokers'])}'" in sql
