@@ -151,6 +151,7 @@ def test_what_is_installed_is_what_is_imported():
     assert packages(project["dependencies"]) == {imported.get(name, name) for name in always}
     extras = {extra: packages(lines) for extra, lines in project["optional-dependencies"].items()}
     development = extras.pop("dev")
+    del extras["bench"]  # only benchmarks/accuracy.py draws
     assert extras == {extra: {name for name in EXTRAS if EXTRAS[name] == extra} for extra in EXTRAS.values()}
     assert set(EXTRAS) <= development
 
