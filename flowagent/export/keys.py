@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from flowagent.batch import Array, Batch
+from flowagent.batch import Array, Batch, constant
+from flowagent.schema import COLUMNS
 
 _SEED, _M, _R = 0x9747B28C, np.uint32(0x5BD1E995), np.uint32(24)
 _ENDS = ("src_addr", "dst_addr")
@@ -23,7 +24,7 @@ def address_keys(batch: Batch) -> list[bytes | None]:
     NetObserv). IPv4 addresses are ::ffff:a.b.c.d; one that is not known is all
     zeros; None where neither is known.
     """
-    (src_high, src_low), (dst_high, dst_low) = (_numbers(batch, name, np.zeros((2, len(batch)), "u8")) for name in _ENDS)
+    (src_high, src_low), (dst_high, dst_low) = (_known(batch, name, _column(batch, name)) for name in _ENDS)
     swap = (src_high > dst_high) | ((src_high == dst_high) & (src_low > dst_low))
     words = np.empty((len(batch), 4), ">u8")
     words[:, 0] = np.where(swap, dst_high, src_high)
@@ -37,12 +38,12 @@ def column_keys(batch: Batch, names: Sequence[str]) -> list[bytes | None]:
     """For each row the bytes of these columns, one behind the other.
 
     Numbers are big-endian and as wide as the column, addresses 16 bytes, texts
-    as they are. What is not known is zeros, or nothing where the column is text
-    or missing; None where nothing is known.
+    as they are. What is not known is zeros, or nothing where the column is one
+    of text; None where nothing is known.
     """
     parts = list(_octets(batch, names))
     joined = parts[0] if len(parts) == 1 else list(map(b"".join, zip(*parts, strict=True)))
-    return _where_known(batch, names, joined or [b""] * len(batch))
+    return _where_known(batch, names, joined)
 
 
 def partitions_of(keys: Sequence[bytes], counts: Array) -> Array:
@@ -85,26 +86,29 @@ def _murmur2(octets: Array) -> Array:
 def _octets(batch: Batch, names: Sequence[str]) -> Iterator[list[bytes]]:
     """Each column's values as bytes."""
     for name in names:
-        if name not in batch:
-            continue
-        values = batch[name]
-        if values.dtype.kind == "S" or values.dtype == object:
-            octets = values.tolist()
-            if name in batch.valid or values.dtype == object:
-                known = batch.is_known(name).tolist()
-                octets = [o if k and isinstance(o, bytes) else b"" for o, k in zip(octets, known, strict=True)]
-            yield octets
+        values = _column(batch, name)
+        if values.dtype == object:
+            yield [item if isinstance(item, bytes) else b"" for item in values.tolist()]
+        elif values.dtype.kind == "S":
+            yield _known(batch, name, values).tolist()
         else:
-            numbers = np.atleast_2d(_numbers(batch, name, values))
+            numbers = np.atleast_2d(_known(batch, name, values))
             big_endian = np.ascontiguousarray(numbers.T.astype(numbers.dtype.newbyteorder(">")))
             yield big_endian.view(f"V{big_endian.itemsize * big_endian.shape[1]}").ravel().tolist()
 
 
-def _numbers(batch: Batch, name: str, default: Array) -> Array:
-    """The column with zeros where it is not known."""
-    if name not in batch:
-        return default
-    values = batch[name]
+def _column(batch: Batch, name: str) -> Array:
+    """The column; one that is missing is as wide as it would be, so that keys do not depend on other rows."""
+    if name in batch:
+        return batch[name]
+    column = COLUMNS.get(name)
+    if column is None:
+        return constant(b"", len(batch), "S1")
+    return constant([0, 0] if column.kind == "addr" else 0, len(batch), column.dtype)
+
+
+def _known(batch: Batch, name: str, values: Array) -> Array:
+    """With zeros where the value is not known."""
     return np.where(batch.valid[name], values, values.dtype.type()) if name in batch.valid else values
 
 
