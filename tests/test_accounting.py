@@ -1,7 +1,8 @@
 """The accounting identity: decoded = exported + sampled out + dropped by reason, and nothing is left inside at the end.
 
 Random datagrams, decodable and hostile, go through a real decoder and a real
-pipeline into sinks that work, fail, refuse, break or hang.
+pipeline, with and without a budget and overload, into sinks that work, fail,
+refuse, break or hang.
 """
 
 import asyncio
@@ -84,6 +85,7 @@ senders = st.sampled_from(["192.0.2.1", "::9"])
 feeds = st.tuples(st.just("feed"), st.lists(good | hostile(), min_size=1, max_size=8), senders)
 ticks = st.tuples(st.just("tick"), st.floats(0, 30), st.none())
 yields = st.tuples(st.just("yield"), st.integers(1, 30), st.none())
+backlogs = st.tuples(st.just("backlog"), st.sampled_from([0.0, 0.2, 0.5, 1.0]), st.none())
 BEHAVIOURS = ("ok", "busy", "refuses", "picky", "broken", "hangs")
 
 
@@ -100,6 +102,7 @@ class Source:
 
     def __init__(self):
         self.decoder = Decoder()
+        self.filled = 0.0
 
     async def __aenter__(self):
         return self
@@ -115,7 +118,7 @@ class Source:
         self.decoder.want(columns)
 
     def backlog(self):
-        return 0.0
+        return self.filled
 
     def feed(self, payloads, exporter, now_ns):
         batch = self.decoder.feed(Datagrams.of(payloads, exporter=exporter, received_ns=now_ns))
@@ -178,6 +181,8 @@ async def run(window, behaviours, queue_rows, steps, sampling=Sampling()):  # no
             source.feed(value, exporter, clock.now_ns())
         elif what == "flood":
             source.feed([netflow5(30, 30 * i) for i in range(value)], "192.0.2.7", clock.now_ns())
+        elif what == "backlog":
+            source.filled = value
         elif what == "tick":
             clock.advance(value)
             pipeline.tick()
@@ -199,10 +204,10 @@ class CountersRecipe:
         return Counters(max_series=2).build(ctx)
 
 
-def check(window, behaviours, queue_rows, steps):
+def check(window, behaviours, queue_rows, steps, sampling=Sampling()):  # noqa: B008 - never changed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline_module, "DRAIN_SECONDS", 0.05)
-        outcomes, source, sinks, (counters,) = asyncio.run(run(window, behaviours, queue_rows, steps))
+        outcomes, source, sinks, (counters,) = asyncio.run(run(window, behaviours, queue_rows, steps, sampling))
     assert outcomes.decoded == decoded(source)
     assert sum(outcomes.counts.values()) == outcomes.decoded
     assert outcomes.pending == 0
@@ -210,8 +215,13 @@ def check(window, behaviours, queue_rows, steps):
     counted = next(f.samples for f in counters.families() if f.name == "flowagent_flow_records")
     assert sum(counted.values()) == outcomes.decoded - duplicates
     exported = outcomes.counts["exported", ""]
+    sampled_out = sum(n for (outcome, _), n in outcomes.counts.items() if outcome == "sampled_out")
     if all(behaviour == "ok" for behaviour in behaviours) and queue_rows == 500_000:
-        assert exported + outcomes.counts["dropped", "shutdown"] == outcomes.decoded - duplicates
+        assert exported + outcomes.counts["dropped", "shutdown"] + sampled_out == outcomes.decoded - duplicates
+    if sampling.budget is None:
+        assert not outcomes.counts["sampled_out", "budget"]
+    if not any(what == "backlog" for what, *_ in steps):
+        assert not outcomes.counts["sampled_out", "overload"]
     # What counts as exported was taken by some sink, whole.
     assert not sinks or exported <= sum(sink.records for sink in sinks)
     return outcomes
@@ -224,8 +234,16 @@ windows = st.builds(
     measures=st.sampled_from([("bytes", "records"), ("packets",)]),
     max_keys=st.sampled_from([1, 1024]),
 )
+samplings = st.builds(
+    Sampling,
+    budget=st.sampled_from([None, 0.1, 1, 1000]),
+    method=st.sampled_from(["threshold", "priority", "systematic", "uniform", "hash"]),
+    keep=st.sampled_from([(), ("bytes > 0",)]),
+    overload=st.booleans(),
+)
 PORTS = ("src_port", "dst_port")
 FLOOD = ("flood", 2400, None)  # 72,000 records, each with a key of its own
+BUSY = ("backlog", 1.0, None)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -233,13 +251,16 @@ FLOOD = ("flood", 2400, None)  # 72,000 records, each with a key of its own
     window=windows,
     behaviours=st.lists(st.sampled_from(BEHAVIOURS), max_size=3),
     queue_rows=st.sampled_from([1, 20, 500_000]),
-    steps=st.lists(feeds | ticks | yields, max_size=12),
+    steps=st.lists(feeds | ticks | yields | backlogs, max_size=12),
+    sampling=samplings,
 )
-@example(Window(every=10, key=PORTS, max_keys=1024), ["ok"], 500_000, [FLOOD, ("tick", 20, None), FLOOD])
-@example(Window(every=10, key=PORTS, max_keys=1), ["hangs", "busy"], 20, [FLOOD, FLOOD])
-@example(Window(every=0), ["picky", "refuses"], 20, [FLOOD, ("yield", 30, None), FLOOD])
-def test_every_record_is_exported_or_dropped_for_a_reason(window, behaviours, queue_rows, steps):
-    check(window, behaviours, queue_rows, steps)
+@example(Window(every=10, key=PORTS, max_keys=1024), ["ok"], 500_000, [FLOOD, ("tick", 20, None), FLOOD], Sampling())
+@example(Window(every=10, key=PORTS, max_keys=1), ["hangs", "busy"], 20, [FLOOD, FLOOD], Sampling(budget=10))
+@example(Window(every=0), ["picky", "refuses"], 20, [FLOOD, ("yield", 30, None), FLOOD], Sampling())
+@example(Window(every=0), ["ok"], 500_000, [FLOOD, BUSY, FLOOD, ("tick", 1, None), FLOOD], Sampling(budget=1000))
+@example(Window(every=10, key=PORTS), ["ok"], 500_000, [BUSY, FLOOD, FLOOD, ("tick", 9, None), FLOOD], Sampling())
+def test_every_record_is_exported_sampled_out_or_dropped_for_a_reason(window, behaviours, queue_rows, steps, sampling):
+    check(window, behaviours, queue_rows, steps, sampling)
 
 
 def test_both_directions_of_a_bridge_are_counted_once():
@@ -261,3 +282,11 @@ def test_reasons_come_from_a_bounded_set():
         assert {key: n for key, n in outcomes.counts.items() if n} == {("dropped", reason): 150}
     outcomes = check(Window(every=0), ["hangs"], 30, steps)
     assert outcomes.counts["dropped", "sink_queue_full"] == 120
+
+
+def test_what_a_budget_and_overload_cost_is_told_apart():
+    steps = [FLOOD, ("tick", 0.25, None), BUSY, FLOOD, ("tick", 20, None)]
+    counts = check(Window(every=10, key=PORTS), ["ok"], 500_000, steps, Sampling(budget=100)).counts
+    assert counts["exported", ""] + counts["sampled_out", "budget"] + counts["sampled_out", "overload"] == 144_000
+    assert 900 < counts["exported", ""] <= 1000
+    assert 20_000 < counts["sampled_out", "overload"] < 60_000
