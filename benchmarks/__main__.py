@@ -21,6 +21,7 @@ PARTS = {
     "encode": "rows into messages of every schema and format",
     "filters": "filter expressions over columns",
     "loki": "rows pushed to Loki",
+    "kafka": "rows produced to Kafka, where there is Java",
     "sinks": "rows into the bytes of other sinks",
     "loopback": "the agent beside other receivers, sent to over loopback",
 }

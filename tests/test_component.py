@@ -21,6 +21,7 @@ NEEDED = {
     "ipfix": {"collector": "127.0.0.1:4739"},
     "otlp": {"url": "http://127.0.0.1:4318"},
     "parquet": {"path": "flows/hour=%H/part-%H%M%S.parquet"},
+    "kafka": {"brokers": ["127.0.0.1:9092"], "topic": "flows"},
     "loki": {"url": "http://127.0.0.1:3100"},
     "webhook": {"url": "http://127.0.0.1:8080/flows"},
 }

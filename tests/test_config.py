@@ -208,7 +208,7 @@ def test_the_kinds_of_each_section():
     assert {section: kinds_of(section) for section in ("ingest", "analyse", "export")} == {
         "ingest": ["udp"],
         "analyse": ["counters", "policy"],
-        "export": ["file", "ipfix", "loki", "otlp", "parquet", "webhook"],
+        "export": ["file", "ipfix", "kafka", "loki", "otlp", "parquet", "webhook"],
     }
 
 

@@ -139,7 +139,7 @@ def test_numbers_are_steady_unique_and_used_as_far_as_there_are_any(steps, limit
                 del model.used[old]
             model.used[k] = model.period
         now = {k: i for i, k in enumerate(n.keys()) if k is not None}
-        assert now.keys() == model.used.keys()
+        assert now.keys() == model.used.keys() == n._number.keys()
         assert {k: now[k] for k in known | got} == {k: found[k] for k in known | got}
 
 

@@ -127,6 +127,12 @@ def test_groups_beyond_the_limit_are_one_and_equal_keys_of_theirs_one_row():
     assert sketches.period.distinct["src_addr",].estimate()[1] == pytest.approx(1, abs=0.01)
 
 
+def test_a_group_that_is_folded_is_counted_once_though_flows_and_records_are_looked_at():
+    sketches = Sketches(("proto",), 1, quantiles=["bytes"])
+    sketches.add([{"proto": proto, "bytes": 1} for proto in (6, 17, 17, 1)], condensed=True)
+    assert sketches.numbers.folded == 2
+
+
 def test_one_table_holds_the_groups_by_number():
     sketches = Sketches(("src_addr",), 3).add(
         [{"src_addr": (0, i), "dst_addr": (0, 1), "packets": 1} for i in range(9)]

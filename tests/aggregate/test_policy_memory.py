@@ -10,7 +10,7 @@ from flow_rows import feed, policy_of
 
 from flowagent.aggregate.policy import MAX_CAPACITY, MIN_CAPACITY, Config
 from flowagent.aggregate.window import Window
-from flowagent.batch import Batch
+from flowagent.batch import Batch, constant
 from flowagent.clock import SECOND
 from flowagent.component import Context
 from flowagent.config import DEFAULTS, kind
@@ -82,6 +82,25 @@ def test_no_flood_takes_more_memory_than_was_granted(group_by, groups, rows):
     assert peak <= memory
     if rows > 1000:
         assert peak > 0.5 * memory, "what was granted is used"
+
+
+@pytest.mark.parametrize("group_by", [[], ["proto"]])
+def test_tables_may_be_full_in_all_periods_and_the_newest_keys_not_merged_yet(group_by):
+    policy = policy_of(group_by=group_by, top=[{"of": "src_addr"}], memory=MIB, periods=3)
+    keys = policy._plan.capacity
+    low = np.arange(keys, dtype=np.uint64)
+    known = low != 0
+    every = Batch(
+        {"src_addr": np.stack([low, low]), "bytes": low, "proto": constant(6, keys, "u1"), "records": low},
+        valid={"src_addr": known},
+    )
+    size, peak = keys // 10, 0
+    for now in range(50):
+        for start in range(0, keys - size, size):
+            batch = every.rows(start, start + size)
+            policy.process(batch, batch, now * SECOND)
+            peak = max(peak, policy.nbytes)
+    assert 0.9 * MIB < peak <= MIB
 
 
 @pytest.mark.parametrize("group_by", [[], ["in_if"]])
