@@ -30,7 +30,7 @@ SETS: dict[str, Sequence[Mapping[str, Any]]] = {
 
 def run(options: Options) -> Table:
     table = Table("Policies", calibration_ms=[calibrate()])
-    table.notes.append(f"Keys drawn from {KEYS:,}; the end of a period every 60 s is included. Window: its `condense`.")
+    table.notes.append(f"Keys drawn from {KEYS:,}. Window: its `condense`, whose rows the policies use.")
     for count, rate in AT_ONCE.items():
         batches = [Records().draw(count) for _ in range(1 if options.quick else 4)]
         window = _window(batches, options.enough)

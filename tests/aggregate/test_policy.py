@@ -1,14 +1,21 @@
 """Policies: what they take in, when their periods end, how much memory they take, what is refused."""
 
+import json
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
+import yaml
 from flow_rows import batch_of, feed, flow_rows, policy_of, shown, total
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowagent import config
 from flowagent.aggregate.policy import MAX_CAPACITY, Config
 from flowagent.aggregate.window import Window
 from flowagent.clock import SECOND
+from flowagent.component import Context
 from flowagent.schema import FLOW_KEY
 
 MIB = 1 << 20
@@ -266,3 +273,14 @@ def test_what_it_is():
     own = {name: found[name] for name in Config.__struct_fields__}
     assert msgspec.convert(own, Config, strict=False) == policy.config
     assert msgspec.json.encode(found)
+
+
+def test_the_examples_of_the_documentation_are_right():
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        for policy in config.parse(yaml.safe_load(example)).analyse[1:]:
+            assert policy.settings.build(Context(policy.name)).name == policy.name
+    body = re.search(r"-d '({.*?})'$", page, re.MULTILINE)[1]
+    assert policy_of(**{name: value for name, value in json.loads(body).items() if name != "name"})
