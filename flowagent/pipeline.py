@@ -180,12 +180,14 @@ class Pipeline:
     def deliver(self, batch: Batch) -> None:
         """Take decoded records; sync and quick, whatever the sinks do."""
         self.outcomes.decoded += len(batch)
-        backlog = max((source.backlog() for source in self.sources.values()), default=0.0)
-        self._forward(self._stages.process(batch, self._ctx.clock.now_ns(), backlog))
+        self._forward(self._stages.process(batch, self._ctx.clock.now_ns(), self._backlog()))
 
     def tick(self, *, final: bool = False) -> None:
         """Forward what is due by now; all that is left when `final`."""
-        self._forward(self._stages.tick(self._ctx.clock.now_ns(), final=final))
+        self._forward(self._stages.tick(self._ctx.clock.now_ns(), self._backlog(), final=final))
+
+    def _backlog(self) -> float:
+        return max((source.backlog() for source in self.sources.values()), default=0.0)
 
     def _forward(self, batch: Batch) -> None:
         for start in range(0, len(batch), _SLICE):

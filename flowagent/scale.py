@@ -26,11 +26,6 @@ def probabilities(batch: Batch) -> Array | float:
     return _known_or_one(batch, "inclusion_prob")
 
 
-def factors(batch: Batch) -> Array | float:
-    """What turns counts as exported into estimates: 1.0, or float64 (n,)."""
-    return rates(batch) / probabilities(batch)
-
-
 def measure(batch: Batch, name: str) -> Array:
     """(n,) float64: a summed column as exported, 0 where unknown; `flows` is 1 a row."""
     if name == "flows":

@@ -67,7 +67,7 @@ class Sampling(Settings, frozen=True):
     guarantee: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     """Part of the budget that is divided evenly among the values of `by`."""
     keep: tuple[str, ...] = ()
-    """Filters; rows that match any are kept for certain while they fit into half of the budget."""
+    """Filters; rows that match any are kept for certain while they fit into half of the budget, or what is left."""
     keep_new_peers: str | float = 0
     """Keep the rows of two addresses that did not talk to each other for this long (1h); 0 for no such rule."""
     fraction: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.01

@@ -95,8 +95,10 @@ class Stages:
             return self._round()
         return NOTHING
 
-    def tick(self, now_ns: int, *, final: bool = False) -> Batch:
-        """What is due by now; all that is left when `final`."""
+    def tick(self, now_ns: int, backlog: float | None = None, *, final: bool = False) -> Batch:
+        """What is due by now; all that is left when `final`. With a `backlog` overload ends though nothing comes."""
+        if backlog is not None:
+            self._shed.follow(backlog)
         early = self._round()
         for analysis in self.analyses:
             self._safely(analysis, lambda a: a.tick(now_ns))

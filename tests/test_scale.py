@@ -9,7 +9,6 @@ from flowagent.batch import Batch, constant
 from flowagent.scale import (
     LONGEST,
     SHORTEST,
-    factors,
     measure,
     probabilities,
     rates,
@@ -34,7 +33,7 @@ def two(valid=None, **columns):
 
 def test_without_sampling_everything_counts_once():
     batch = two(bytes=np.array([10, 20], np.uint64))
-    assert rates(batch) == probabilities(batch) == factors(batch) == 1
+    assert rates(batch) == probabilities(batch) == 1
     assert received(batch, "bytes").tolist() == scaled(batch, "bytes").tolist() == [10, 20]
     assert upstream_variance(batch, "bytes").tolist() == [0, 0]
 
@@ -52,14 +51,13 @@ def test_both_stages_multiply():
     batch = two(
         bytes=np.array([10, 20], np.uint64), sampling_rate=np.array([64.0, 1.0]), inclusion_prob=np.array([0.5, 0.25])
     )
-    assert factors(batch).tolist() == [128, 4]
     assert received(batch, "bytes").tolist() == [640, 20]
     assert scaled(batch, "bytes").tolist() == [1280, 80]
 
 
 def test_one_value_for_all_rows_stays_one():
     batch = two(sampling_rate=constant(64.0, 2, np.float64), inclusion_prob=constant(0.5, 2, np.float64))
-    assert (rates(batch), probabilities(batch), factors(batch)) == (64.0, 0.5, 128.0)
+    assert (rates(batch), probabilities(batch)) == (64.0, 0.5)
 
 
 @pytest.mark.parametrize("name", ["flows", "records", "dropped_bytes"])

@@ -221,6 +221,16 @@ def test_overload_may_be_switched_off():
     bench.feed(records(100), 0, BUSY)
     assert len(bench.tick(10)) == 100
     assert bench.lost() == {}
+    assert bench.metric("overload_factor") == {(): 1}
+
+
+def test_overload_ends_though_nothing_comes():
+    bench = Bench()
+    bench.feed(records(100), 0, BUSY)
+    assert bench.metric("overload_factor") == {(): 2}
+    for i in range(10):
+        bench.stages.tick(i, 0.0)
+    assert bench.metric("overload_factor") == {(): 1}
 
 
 def test_rows_tell_no_weight_where_none_was_shed():

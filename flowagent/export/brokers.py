@@ -7,7 +7,6 @@ import os
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from aiokafka.abc import AbstractTokenProvider  # type: ignore[import-untyped]
@@ -24,6 +23,7 @@ from aiokafka.errors import (  # type: ignore[import-untyped]
 from flowagent.component import Context, Settings
 from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError
+from flowagent.export.secret import secret
 from flowagent.export.tls import ClientTls
 
 PORT = 9092
@@ -55,7 +55,7 @@ class Sasl(Settings, frozen=True):
                 raise ConfigError(f"{path}.{name}", f"has no use with {self.mechanism}; leave it out")
             if name in wanted and name.endswith("_file"):
                 try:
-                    _secret(value)
+                    secret(value)
                 except OSError as error:
                     raise ConfigError(f"{path}.{name}", f"{error}; write the secret into it") from error
 
@@ -126,7 +126,7 @@ class Brokers:
             settings["sasl_oauth_token_provider"] = _TokenFile(self._sasl.token_file)
         if self._sasl.password_file is not None:
             settings["sasl_plain_username"] = self._sasl.username
-            settings["sasl_plain_password"] = _secret(self._sasl.password_file)
+            settings["sasl_plain_password"] = secret(self._sasl.password_file)
         return settings
 
     async def problem(self, seconds: float, others: Sequence[Broker] = ()) -> str | None:
@@ -168,7 +168,7 @@ class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]
         self._path = path
 
     async def token(self) -> str:
-        return _secret(self._path)
+        return secret(self._path)
 
 
 def describe(error: BaseException) -> str:
@@ -195,15 +195,3 @@ def _broker(text: str, path: str) -> Broker:
     if not bare or "/" in bare or not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
         raise ConfigError(path, f"{text!r} is not a broker; write host:port, such as kafka-1.example.net:9092")
     return Broker(bare, int(port))
-
-
-def _secret(path: str) -> str:
-    try:
-        text = Path(path).read_text("utf-8").strip()
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise OSError(f"{path} is not UTF-8 text") from error
-    if not text or not text.isprintable():
-        raise OSError(f"{path} is {'more than one line' if text else 'empty'}")
-    return text

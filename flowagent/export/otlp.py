@@ -10,7 +10,6 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -22,6 +21,7 @@ from flowagent.errors import ConfigError, Retry
 from flowagent.export import otlp_logs
 from flowagent.export.parts import Parts
 from flowagent.export.post import REFUSED, Judge, Poster, Posting
+from flowagent.export.secret import secret
 from flowagent.sections import parse_size
 
 PATH = "/v1/logs"
@@ -89,7 +89,7 @@ class OtlpSink:
 
     async def _post(self, body: bytes) -> None:
         try:
-            secrets = {name: _secret(path) for name, path in self._header_files.items()}
+            secrets = {name: secret(path, "ascii") for name, path in self._header_files.items()}
         except OSError as error:
             raise Retry(str(error)) from error
         data = gzip.compress(body, _LEVEL, mtime=0) if self._gzip else body
@@ -165,20 +165,7 @@ def _checked(files: Mapping[str, str], path: str) -> Mapping[str, str]:
                 f"{path}.{name}", "cannot be sent as a header, or is set by the sink; choose another name"
             )
         try:
-            _secret(file)
+            secret(file, "ascii")
         except OSError as error:
             raise ConfigError(f"{path}.{name}", f"{error}; write the value into it") from error
     return files
-
-
-def _secret(path: str) -> str:
-    """What stands in a file; OSError where that cannot be a header."""
-    try:
-        text = Path(path).read_bytes().decode("ascii").strip()
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise OSError(f"{path} is not ASCII text") from error
-    if not text or not text.isprintable():
-        raise OSError(f"{path} is {'more than one line' if text else 'empty'}")
-    return text

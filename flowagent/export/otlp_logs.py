@@ -15,7 +15,6 @@ What is not known of a row is left out of its record.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ from flowagent.export import text
 from flowagent.export.encode import parts
 from flowagent.export.matrix import Marked, first_bytes, pack
 from flowagent.export.otlp_fields import OBSERVED, TIME, attributes
-from flowagent.export.protobuf import varints
+from flowagent.export.protobuf import varint, varints
 from flowagent.export.value import Value, distinct, json_text, label_table, plain
 
 _PREFIX = np.dtype("<u4")
@@ -169,19 +168,13 @@ def _varints(values: Array) -> tuple[Array, Array, Array]:
     return octets, used, counts
 
 
-@lru_cache(maxsize=1024)
-def _varint(number: int) -> bytes:
-    octets, used, _ = _varints(np.array([number], np.uint64))
-    return pack(bytearray(octets.tobytes()), bytearray(used.tobytes()))
-
-
 def _tag(number: int, kind: int) -> bytes:
-    return _varint(number << 3 | kind)
+    return varint(number << 3 | kind)
 
 
 def _field(number: int, data: bytes) -> bytes:
     """A message or text."""
-    return b"".join((_tag(number, _LENGTH), _varint(len(data)), data))
+    return b"".join((_tag(number, _LENGTH), varint(len(data)), data))
 
 
 _SCOPE = _field(1, _field(1, b"flowagent") + _field(2, __version__.encode()))

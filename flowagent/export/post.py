@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -24,6 +23,7 @@ from flowagent.clock import SECOND
 from flowagent.component import Context, Settings
 from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError, Rejected, Retry
+from flowagent.export.secret import secret
 from flowagent.export.tls import ClientTls
 
 TOO_LARGE, TOO_LONG, TOO_OLD, REFUSED = "too_large", "too_long", "too_old", "refused"
@@ -164,21 +164,9 @@ class Poster:
         """The header, from the files as they are now; OSError where they cannot be used."""
         basic, token_file = self._settings.basic, self._settings.token_file
         if basic is not None:
-            pair = f"{basic.username}:{_secret(basic.password_file)}".encode()
+            pair = f"{basic.username}:{secret(basic.password_file)}".encode()
             return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
-        return {} if token_file is None else {"Authorization": f"Bearer {_secret(token_file)}"}
-
-
-def _secret(path: str) -> str:
-    try:
-        text = Path(path).read_text("utf-8").strip()
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise OSError(f"{path} is not UTF-8 text") from error
-    if not text or not text.isprintable():
-        raise OSError(f"{path} is {'more than one line' if text else 'empty'}")
-    return text
+        return {} if token_file is None else {"Authorization": f"Bearer {secret(token_file)}"}
 
 
 def _split(url: str, path: str) -> SplitResult:

@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorP
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
+from flowagent.export.protobuf import varint
 from flowagent.metrics import Distribution, Family
 
 CONTENT_TYPE = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
@@ -80,7 +81,7 @@ def encode(families: Iterable[Family], exponents: Sequence[int]) -> bytes:
     body = bytearray()
     for family in families:
         message = _encode_family(family, exponents).SerializeToString()
-        body += _varint(len(message))
+        body += varint(len(message))
         body += message
     return bytes(body)
 
@@ -126,12 +127,3 @@ def _spans(indices: Sequence[int]) -> list[tuple[int, int]]:
             spans.append((index - end, 1))
         end = index + 1
     return spans
-
-
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)

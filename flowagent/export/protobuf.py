@@ -92,7 +92,7 @@ def _present(field: Field) -> tuple[Array, Array | None]:
 
 def _add(field: Field, values: Array, matrix: Marked) -> None:
     """Write a field of all rows."""
-    matrix.constant(_varint(field.number << 3 | _WIRE_TYPES[field.type]))
+    matrix.constant(varint(field.number << 3 | _WIRE_TYPES[field.type]))
     if field.type == "bytes":
         _add_addresses(values, matrix)
     elif field.type == "double":
@@ -157,7 +157,8 @@ def _spread(values: Array, size: int) -> tuple[Array, Array]:
     return octets, used >> word(7)
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number >= 0 as protobuf writes it, seven bits a byte, the lowest first."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)

@@ -24,7 +24,7 @@ import numpy as np
 
 from flowagent.batch import Array
 from flowagent.export.matrix import Matrix
-from flowagent.export.protobuf import varints
+from flowagent.export.protobuf import varint, varints
 
 _SECOND = np.int64(1_000_000_000)
 
@@ -75,7 +75,7 @@ class Protobuf:
     def body(self, streams: Iterable[tuple[bytes, Sequence[bytes]]]) -> bytes:
         out: list[bytes] = []
         for labels, entries in streams:
-            out += (b"\x0a", _varint(len(labels) + sum(map(len, entries))), labels)
+            out += (b"\x0a", varint(len(labels) + sum(map(len, entries))), labels)
             out += entries
         return b"".join(out)
 
@@ -153,18 +153,9 @@ def _varint_lengths(values: Array) -> Array:
     return lengths
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def _field(number: int, data: bytes) -> bytes:
     """A length-delimited field; proto3 leaves out empty ones."""
-    return _varint(number << 3 | 2) + _varint(len(data)) + data if data else b""
+    return varint(number << 3 | 2) + varint(len(data)) + data if data else b""
 
 
 def _lengths(texts: Sequence[bytes]) -> Array:

@@ -44,9 +44,13 @@ class Shed:
     def configure(self, objectives: Mapping[Objective, float] | None) -> None:
         """What totals should be exact of (see `sizes`); None never sheds."""
         self._objectives = objectives
+        if objectives is None:
+            self.factor = 1.0
 
     def follow(self, backlog: float) -> None:
         """Adapt to the part (0 to 1) of the input buffers that is filled."""
+        if self._objectives is None:
+            return
         if backlog > HIGH and backlog >= self._backlog:
             self.factor = min(self.factor * _UP, MAX_FACTOR)
         elif backlog < LOW and self.factor > 1:
@@ -55,7 +59,7 @@ class Shed:
 
     def process(self, batch: Batch) -> Batch:
         """The records that go on, with their `inclusion_prob` from the first time on that any was shed."""
-        if self.factor == 1 or self._objectives is None:
+        if self._objectives is None or self.factor == 1:
             return self._marked(batch, constant(1.0, len(batch), np.float64)) if self._is_used else batch
         self._is_used = True
         sizes = Sizes(self._objectives)

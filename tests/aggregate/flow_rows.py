@@ -108,3 +108,12 @@ def entropy(rows, of, amount):
 def shown(ranking):
     """{key: sum} of a ranking as in results."""
     return {tuple(row[name] for name in ranking["of"]): row[ranking["by"]] for row in ranking["rows"]}
+
+
+def numbers(policy, newest=0, oldest=None):
+    """{group: (bytes, packets, records)}."""
+    found = policy.result(newest, newest if oldest is None else oldest)
+    return {
+        tuple((group["group"] or {}).values()): (group["bytes"], group["packets"], group["records"])
+        for group in found["groups"]
+    }

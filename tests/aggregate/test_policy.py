@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
-from flow_rows import batch_of, feed, flow_rows, policy_of, shown, total
+from flow_rows import batch_of, feed, flow_rows, numbers, policy_of, shown, total
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,15 +23,6 @@ MIB = 1 << 20
 
 def condensed(batch, key=(*FLOW_KEY, "vlan"), measures=("bytes", "packets")):
     return Window(SECOND, key, measures, 1000).condense(batch)
-
-
-def numbers(policy, newest=0, oldest=None):
-    """{group: (bytes, packets, records)}."""
-    found = policy.result(newest, newest if oldest is None else oldest)
-    return {
-        tuple((group["group"] or {}).values()): (group["bytes"], group["packets"], group["records"])
-        for group in found["groups"]
-    }
 
 
 def spans(policy):

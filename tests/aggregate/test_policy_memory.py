@@ -6,38 +6,17 @@ import tracemalloc
 import msgspec
 import numpy as np
 import pytest
-from flow_rows import feed, policy_of
+from flow_rows import feed, numbers, policy_of
 
 from flowagent.aggregate.policy import MAX_CAPACITY, MIN_CAPACITY, Config
-from flowagent.aggregate.window import Window
 from flowagent.batch import Batch, constant
 from flowagent.clock import SECOND
 from flowagent.component import Context
 from flowagent.config import DEFAULTS, kind
 from flowagent.errors import ConfigError
-from flowagent.schema import FLOW_KEY
 from flowagent.sections import Window as WindowConfig
 
 MIB = 1 << 20
-
-
-def condensed(batch, key=(*FLOW_KEY, "vlan"), measures=("bytes", "packets")):
-    return Window(SECOND, key, measures, 1000).condense(batch)
-
-
-def numbers(policy, newest=0, oldest=None):
-    """{group: (bytes, packets, records)}."""
-    found = policy.result(newest, newest if oldest is None else oldest)
-    return {
-        tuple((group["group"] or {}).values()): (group["bytes"], group["packets"], group["records"])
-        for group in found["groups"]
-    }
-
-
-def spans(policy):
-    """Start and end in seconds of all periods, the one under way first."""
-    periods = [policy.period(age, age) for age in range(policy.windows + 1)]
-    return [(period.starts_ns / SECOND, period.ends_ns / SECOND) for period in periods]
 
 
 # Memory
