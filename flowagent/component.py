@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -117,3 +117,42 @@ class Sink(Protocol):
 
     def columns(self) -> frozenset[str] | None:
         """The columns this sink uses; None for all there are."""
+
+
+@runtime_checkable
+class Periodic(Protocol):
+    """A sink that sends more than the rows it is given, such as metrics."""
+
+    async def run(self) -> None:
+        """Runs while rows are written, until it is cancelled; what cannot be sent is its own affair."""
+
+
+class Enricher(Protocol):
+    """Says what values mean: adds columns of names, places and sides to rows."""
+
+    needs: frozenset[str]
+    """Columns that it looks at."""
+    adds: frozenset[str]
+    """Columns that it can add."""
+
+    async def __aenter__(self) -> Self:
+        """Open what must be there from the start; must not fail because a server is out of reach."""
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close everything; called once, after `run` ended."""
+
+    async def run(self) -> None:
+        """Keep the tables up to date until the task is cancelled; returns at once where nothing changes."""
+
+    def ready(self) -> str | None:
+        """None when it knows what it can know for now, else what is missing."""
+
+    def enrich(self, batch: Batch, wanted: frozenset[str]) -> Batch:
+        """The rows with those of the wanted columns added that it can add and they lack; sync, no I/O.
+
+        Texts are fixed-width bytes (n,) "S", empty where nothing is known. A column that is there stays as it is.
+        May return fewer rows: those are duplicates, and are counted so.
+        """
+
+    def families(self) -> Iterable[Family]:
+        """Self metrics."""

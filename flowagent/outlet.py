@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 
 from flowagent.batch import Batch
 from flowagent.channel import Channel, Item
-from flowagent.component import Context, Sink
+from flowagent.component import Context, Periodic, Sink
 from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError, Rejected, Retry
 from flowagent.metrics import Family
@@ -113,10 +113,21 @@ class Outlet:
         """Until the channel is closed and empty."""
         async with asyncio.TaskGroup() as group:
             guard = group.create_task(self._guard(), name=f"spool {self._ctx.name}")
+            beside = group.create_task(self._beside(), name=f"beside {self._ctx.name}")
             try:
                 await self._send_all()
             finally:
                 guard.cancel()
+                beside.cancel()
+
+    async def _beside(self) -> None:
+        """What a sink does besides writing rows; a fault there costs only that."""
+        if isinstance(self.sink, Periodic):
+            try:
+                await self.sink.run()
+            except Exception:
+                self._errors += 1
+                self._ctx.log.exception("ended with an unexpected error")
 
     async def _send_all(self) -> None:
         while True:
