@@ -99,6 +99,15 @@ class Agent:
                 entries += describe()
         return entries
 
+    def kubernetes_snapshot(self) -> tuple[bytes, str] | None:
+        """What the first enricher that can tell knows of the cluster, and its ETag; None without one."""
+        for enricher in self.pipeline.enrichers.values():
+            snapshot = getattr(enricher, "snapshot", None)
+            if snapshot is not None:
+                found: tuple[bytes, str] = snapshot()
+                return found
+        return None
+
     def policies(self) -> dict[str, Policy]:
         """The policies that run, by name."""
         return {name: a for name, a in self.pipeline.analyses.items() if isinstance(a, Policy)}

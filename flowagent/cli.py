@@ -20,6 +20,7 @@ import typer
 from flowagent import __version__, log
 from flowagent.errors import ConfigError
 from flowagent.generate.settings import Protocol
+from flowagent.ovs_cli import app as ovs_app
 
 if TYPE_CHECKING:
     from flowagent.agent import Agent
@@ -28,6 +29,7 @@ app = typer.Typer(name="flowagent", help="Collect flow records: IPFIX and NetFlo
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
 config_app = typer.Typer(help="Look at and check the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(ovs_app, name="ovs")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("-c", "--config", metavar="FILE", help="Configuration (YAML); default: none is needed.")

@@ -150,8 +150,7 @@ class Enricher(Protocol):
     def enrich(self, batch: Batch, wanted: frozenset[str]) -> Batch:
         """The rows with those of the wanted columns added that it can add and they lack; sync, no I/O.
 
-        Texts are fixed-width bytes (n,) "S", empty where nothing is known. A column that is there stays as it is.
-        May return fewer rows: those are duplicates, and are counted so.
+        Names are columns of codes (see `names`), 0 where nothing is known. A name that is there stays as it is.
         """
 
     def families(self) -> Iterable[Family]:

@@ -22,7 +22,12 @@ from flowagent.component import Settings
 from flowagent.errors import ConfigError
 from flowagent.sections import Http, Sampling, State, Window, did_you_mean, parse_listen
 
-PACKAGES = {"ingest": "flowagent.ingest", "analyse": "flowagent.aggregate", "export": "flowagent.export"}
+PACKAGES = {
+    "ingest": "flowagent.ingest",
+    "enrich": "flowagent.enrich",
+    "analyse": "flowagent.aggregate",
+    "export": "flowagent.export",
+}
 """Where the kinds of a section live."""
 _ONLY_ONE = ("counters",)
 """Kinds whose metrics have one name: two would count everything twice."""
@@ -48,12 +53,14 @@ class Config(NamedTuple):
     sampling: Sampling
     http: Http
     state: State
+    enrich: tuple[Kind, ...] = ()
 
 
 class _File(Settings, frozen=True):
     """The file's top level, before the kinds are looked up."""
 
     ingest: list[dict[str, Any]] | None = None
+    enrich: list[dict[str, Any]] | None = None
     analyse: list[dict[str, Any]] | None = None
     export: list[dict[str, Any]] | None = None
     window: Window | Annotated[int, msgspec.Meta(ge=0, le=0)] = Window()
@@ -80,6 +87,7 @@ DEFAULTS: dict[str, list[dict[str, Any]]] = {
             "rates": ["bytes"],
         },
     ],
+    "enrich": [],
     "export": [],
 }
 """What runs without any configuration."""

@@ -21,6 +21,7 @@ from flowagent.batch import Array, Batch, is_constant
 from flowagent.errors import ConfigError
 from flowagent.literals import Operand, WrongError, read_item, read_operand, read_value
 from flowagent.ranges import Match, Pair, in_addresses, in_ranges, merged
+from flowagent.schema import COLUMNS
 
 if TYPE_CHECKING:
     import lark
@@ -234,7 +235,7 @@ def _bits(operand: Operand, operator: Any, value: Any) -> Match:
 
 def _compared(operand: Operand, operator: Any, value: Any) -> Pair:
     """The values that compare so, or that `!=` leaves out."""
-    if operator[0] in "<>" and operand.kind in ("addr", "mac", "enum"):
+    if operator[0] in "<>" and operand.kind in ("addr", "mac", "enum", "name"):
         problem = f"{operand.name} is {operand.what}, which has no order; use ==, != or in"
         raise WrongError(operator.start_pos, problem)
     (number, last), *_ = read_item(operand, str(value), value.start_pos)
@@ -271,6 +272,8 @@ def _on(name: str, dtype: np.dtype[Any], match: Match, *, negative: bool) -> _Te
 
 
 def _known(name: str) -> _Test:
+    if name in COLUMNS and COLUMNS[name].kind == "name":
+        return lambda batch: _once(batch[name]) != 0 if name in batch else _NONE
     return lambda batch: _once(batch.is_known(name))
 
 

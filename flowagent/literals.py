@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flowagent import names
 from flowagent.addresses import V4_MAPPED, address_words
 from flowagent.elements import COLUMN, TIMES, Element, element, type_kind
 from flowagent.ranges import Number, Pair
@@ -31,7 +32,7 @@ _NAMES: dict[str, dict[str, int]] = {
     "tcp_flags": {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ece": 64, "cwr": 128},
 }  # fmt: skip
 _WHAT = {"int": "a number", "addr": "an address", "mac": "a MAC address with colons", "text": "text",
-         "time": "a time in nanoseconds", "bytes": "a string of bytes"}  # fmt: skip
+         "time": "a time in nanoseconds", "name": "a name", "bytes": "a string of bytes"}  # fmt: skip
 _NUMBER = re.compile(r"(-?[0-9]{1,40}(?:\.[0-9]{1,40})?)(?:([kKMGT])(i?))?|0[xX]([0-9a-fA-F]{1,16})")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _RANGE = re.compile(r"(.[^-]*)-(.+)")
@@ -120,7 +121,7 @@ def read_item(operand: Operand, text: str, at: int) -> Sequence[Pair]:
     parts = _RANGE.fullmatch(text) if text.lower() not in operand.labels else None
     if operand.kind == "addr" and "/" in text:
         first, last = _prefix(operand, text, at)
-    elif parts and operand.kind != "enum":
+    elif parts and operand.kind not in ("enum", "name"):
         first, last = read_value(operand, parts[1], at), read_value(operand, parts[2], at + parts.start(2))
         if operand.kind == "addr" and _is_v4(first) != _is_v4(last):
             raise WrongError(at, f"{text} begins in one version of IP and ends in another")
@@ -208,5 +209,5 @@ def _mac(text: str) -> int | None:
 
 
 _READERS: dict[Kind, Callable[[str], Number | None]] = {
-    "int": _number, "time": _number, "addr": _address, "mac": _mac,
+    "int": _number, "time": _number, "addr": _address, "mac": _mac, "name": names.code,
 }  # fmt: skip

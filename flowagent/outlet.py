@@ -30,7 +30,8 @@ from flowagent.worker import Worker
 
 MAX_ROWS = 500_000
 """Rows that may wait for one sink in memory."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+"""Seconds between tries, half of it to all; the longest is how late the end of an outage may be noticed."""
 _PATIENCE = 1.0
 """Seconds after which what a write has not finished, and all behind it, is put on disk."""
 
@@ -240,7 +241,7 @@ class Outlet:
     async def _rest(self, after: float | None) -> None:
         """Wait before the next try; with a spool, rows that come meanwhile go to disk (see `_guard`)."""
         self._retries += 1
-        jitter = 0.5 + float(self._ctx.rng.random())
+        jitter = 0.5 + 0.5 * float(self._ctx.rng.random())
         wait = self._pause * jitter if after is None else after
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         if self._spool is not None:

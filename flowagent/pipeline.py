@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from flowagent.batch import Batch
 from flowagent.channel import Item
-from flowagent.component import Context, Sink, Source
+from flowagent.component import Context, Enricher, Sink, Source
 from flowagent.config import PACKAGES, Config, Kind
 from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError
@@ -58,6 +58,7 @@ class Pipeline:
         self._ctx = ctx
         self._stages = Stages(config, self.outcomes, ctx)
         self.sources: dict[Kind, Source] = {}
+        self.enrichers: dict[Kind, Enricher] = {}
         self.outlets: dict[Kind, Outlet] = {}
         self._analysis: dict[Kind, Any] = {}
         self._added: tuple[Kind, ...] = ()
@@ -69,6 +70,7 @@ class Pipeline:
     def _build(self, config: Config) -> None:
         """Make what is not there yet; raises ConfigError before anything is changed."""
         sources = {k: self.sources.get(k) or cast("Source", build(k, self._ctx)) for k in config.ingest}
+        enrichers = {k: self.enrichers.get(k) or cast("Enricher", build(k, self._ctx)) for k in config.enrich}
         taken = {k.name for k in config.analyse}
         added = tuple(k for k in self._added if k.name not in taken)  # the file's word counts
         analysis = {k: self._analysis.get(k) or build(k, self._ctx) for k in (*config.analyse, *added)}
@@ -78,12 +80,13 @@ class Pipeline:
             for k in config.export
         }
         self.sources, self._analysis, self.outlets = sources, analysis, outlets
+        self.enrichers = enrichers
         self.config = config
         self._connect()
 
     def _connect(self) -> None:
         """Tell the stages who analyses, and the sources what is wanted of them."""
-        self._stages.analyses = list(self._analysis.values())
+        self._stages.connect(list(self.enrichers.values()), list(self._analysis.values()))
         wanted = self._wanted()
         for source in self.sources.values():
             source.want(wanted)
@@ -124,6 +127,8 @@ class Pipeline:
     async def _start(self) -> None:
         for kind, outlet in self.outlets.items():
             await self._begin(kind, outlet, outlet.run)
+        for kind, enricher in self.enrichers.items():
+            await self._begin(kind, enricher, enricher.run)
         for kind, source in self.sources.items():
             await self._begin(kind, source, lambda source=source: source.run(self.deliver))
 
@@ -162,6 +167,8 @@ class Pipeline:
         for kind in list(self.sources):
             await self._end(kind)
         self.tick(final=True)
+        for kind in list(self.enrichers):
+            await self._end(kind)
         await self._drain(self.outlets, "shutdown")
 
     async def _drain(self, outlets: Mapping[Kind, Outlet], reason: str) -> None:
@@ -207,6 +214,7 @@ class Pipeline:
                 await self._reload(config)
 
     async def _reload(self, config: Config) -> None:
+        old_enrichers = self.enrichers
         old_sources, old_outlets, old_analysis, old_config = self.sources, self.outlets, self._analysis, self.config
         changed = (config.window, config.sampling) != (old_config.window, old_config.sampling)
         if changed:
@@ -214,7 +222,9 @@ class Pipeline:
             self._stages.configure(config)
         try:
             self._build(config)
-            for kind in [k for k in old_sources if k not in self.sources]:
+            gone_first = [*(k for k in old_sources if k not in self.sources),
+                          *(k for k in old_enrichers if k not in self.enrichers)]  # fmt: skip
+            for kind in gone_first:
                 await self._end(kind)
             # A sink that only changed takes over the spool of its name.
             names = {k.name for k in self.outlets if k not in old_outlets}
@@ -222,12 +232,14 @@ class Pipeline:
             await self._drain(changed_outlets, "reload")
             await self._start()
         except (ConfigError, OSError):
-            started = [k for k in (*self.sources, *self.outlets) if k not in old_sources and k not in old_outlets]
+            old = {*old_sources, *old_enrichers, *old_outlets}
+            started = [k for k in (*self.sources, *self.enrichers, *self.outlets) if k not in old]
             for kind in started:
                 await self._end(kind)
                 if kind in self.outlets:
                     self.outlets[kind].channel.abandon("reload")
             self.sources, self.outlets, self.config = old_sources, old_outlets, old_config
+            self.enrichers = old_enrichers
             # Analyses may have been added over HTTP meanwhile.
             known = {**old_analysis, **self._analysis}
             self._analysis = {k: a for k, a in known.items() if k in old_config.analyse or k in self._added}
@@ -271,11 +283,14 @@ class Pipeline:
     def not_ready(self) -> list[str]:
         """What keeps the agent from being ready; empty when it is."""
         problems = [problem for source in self.sources.values() if (problem := source.ready())]
+        problems += [f"{k.name}: {p}" for k, enricher in self.enrichers.items() if (p := enricher.ready())]
         problems += [f"{k.name}: {o.failing}" for k, o in self.outlets.items() if o.failing]
         return problems
 
     def _families(self) -> Iterable[Family]:
         yield from self.outcomes.families()
         yield from self._stages.families()
+        for enricher in self.enrichers.values():
+            yield from enricher.families()
         for outlet in self.outlets.values():
             yield from outlet.families()

@@ -10,6 +10,7 @@ Kinds and their arrays (n = rows of the batch):
     mac    (n,)    uint64, the address in the low 48 bits
     time   (n,)    int64, nanoseconds since 1970
     enum   (n,)    uint8, an index into `labels`
+    name   (n,)    uint64, the number of a text (see `names`); 0 is none. As text once rows leave the stages
     text   (n,)    bytes ("S"), NUL-padded UTF-8
     bytes  (n,)    Python bytes (dtype object), printed as hexadecimal
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["int", "addr", "mac", "time", "enum", "text", "bytes"]
+Kind = Literal["int", "addr", "mac", "time", "enum", "name", "text", "bytes"]
 Merge = Literal["key", "sum", "min", "max", "or", "none"]
 
 
@@ -47,6 +48,36 @@ SAMPLING_SOURCES = ("unknown", "wire", "ovsdb", "prescaled", "config")
 def _addr(name: str, doc: str) -> Column:
     return Column(name, "u8", "key", doc, kind="addr")
 
+
+def _name(name: str, doc: str) -> Column:
+    return Column(name, "u8", "key", doc, kind="name")
+
+
+def _sides(part: str, doc: str) -> tuple[Column, Column]:
+    return _name(f"src_{part}", f"source: {doc}"), _name(f"dst_{part}", f"destination: {doc}")
+
+
+_NAMES = (
+    *_sides("k8s_name", "name of the pod, service or node"),
+    *_sides("k8s_namespace", "its namespace"),
+    *_sides("k8s_type", "its kind: Pod, Service, Node"),
+    *_sides("k8s_owner_name", "name of its topmost owner"),
+    *_sides("k8s_owner_type", "kind of that owner: Deployment, StatefulSet"),
+    *_sides("k8s_host_name", "name of its node"),
+    *_sides("k8s_host_ip", "address of its node"),
+    *_sides("k8s_zone", "availability zone of its node"),
+    *_sides("k8s_network_name", "name of its secondary network"),
+    _name("k8s_flow_layer", "app or infra"),
+    _name("k8s_cluster_name", "name of the cluster"),
+    *_sides("subnet_label", "label of the subnet"),
+    *_sides("country", "ISO code of the country"),
+    *_sides("city", "city"),
+    *_sides("as_name", "name of the autonomous system"),
+    _name("in_if_name", "name of the ingress interface"),
+    _name("out_if_name", "name of the egress interface"),
+    _name("service", "name of the service by protocol and port"),
+)
+"""What enrichment adds; see docs/enrichment.md."""
 
 _COLUMNS = (
     Column("received_ns", "i8", "max", "when the agent took the datagram from the kernel", "time", "ns"),
@@ -98,6 +129,7 @@ _COLUMNS = (
     _addr("tunnel_src_addr", "outer source address"),
     _addr("tunnel_dst_addr", "outer destination address"),
     Column("mpls_label", "u4", "key", "top MPLS label"),
+    *_NAMES,
     Column("weight", "f8", "none", "each sampled row stands for this many rows"),
     Column("inclusion_prob", "f8", "none", "probability with which the row was kept"),
 )

@@ -4,7 +4,8 @@ One SQLite file a sink, in WAL mode: what `put` returned from survives the death
 of the process (not, with `synchronous=NORMAL`, a loss of power in that second).
 Bounded; what no longer fits is dropped oldest first. A file that is damaged is
 put aside and a new one begun: rows of an outage are not worth an agent that
-does not start.
+does not start. One that cannot be used for now, as the disk is full or somebody
+else has it, stays where it is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY AUTOINCREMENT, rows INTEGER NOT NULL, records INTEGER NOT NULL, data BLOB NOT NULL
 )
 """
+_NOT_NOW = frozenset({
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+})  # fmt: skip
+"""What says nothing of the file itself."""
 
 
 class Entry(NamedTuple):
@@ -56,6 +62,10 @@ class Spool:
         try:
             self._connect()
         except sqlite3.DatabaseError as error:
+            # The low byte is the primary code; none is given where the file did not pass the check.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_NOW:
+                self._close()
+                raise OSError(f"cannot use {self._path}: {error}") from error
             self._set_aside(error)
             try:
                 self._connect()
@@ -69,6 +79,10 @@ class Spool:
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
         self._db.execute(_SCHEMA)
+        # A tenth of a second for 256 MB; without it, a damaged file may open and then refuse every row.
+        (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(" ".join(verdict.split()))
         found = self._db.execute("SELECT id, rows, records, length(data) FROM frames ORDER BY id").fetchall()
         self._entries = {row[0]: Entry(*row) for row in found}
         self.bytes = sum(entry.size for entry in self._entries.values())

@@ -1,24 +1,26 @@
 """What happens to every record between its source and the sinks: sync, in this order, and without I/O.
 
-    prepare -> counters -> shed -> policies -> window -> sample
+    prepare -> enrich -> counters -> shed -> policies -> window -> sample -> enrich
 
 `run` feeds it from sources and `replay` from captures; both forward what comes
-out. Records gather until there are enough to be worth a round of policies and
+out. Of records only those columns are enriched that somebody here looks at; of rows that are forwarded, few as
+they are, all others. Records gather until there are enough to be worth a round of policies and
 window; counters do not wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from flowagent.aggregate.window import Window
 from flowagent.batch import Batch
 from flowagent.clock import SECOND
-from flowagent.component import Analysis, Context
+from flowagent.component import Analysis, Context, Enricher
 from flowagent.config import Config
 from flowagent.metrics import Family
+from flowagent.naming import Names
 from flowagent.outcome import Outcomes
 from flowagent.prepare import COLUMNS as PREPARE_COLUMNS
 from flowagent.prepare import Prepare
@@ -51,6 +53,7 @@ class Stages:
         self._faults = 0
         self._config = config
         self.analyses: list[Analysis] = []
+        self._names = Names(ctx)
         self._window, self._sampler = self._make(config)
 
     def configure(self, config: Config) -> None:
@@ -80,10 +83,19 @@ class Stages:
     @property
     def analysed_columns(self) -> frozenset[str]:
         """What is needed of each record whatever is forwarded."""
-        return PREPARE_COLUMNS.union(*(a.columns for a in self.analyses))
+        return PREPARE_COLUMNS.union(self._names.needs, *(a.columns for a in self.analyses))
+
+    def connect(self, enrichers: Sequence[Enricher], analyses: Sequence[Analysis]) -> None:
+        """From now on these say what values mean, and these look at records."""
+        self.analyses = list(analyses)
+        looked_at = self.analysed_columns | (self._window.columns or frozenset())
+        self._names.connect(enrichers, looked_at)
 
     def process(self, batch: Batch, now_ns: int, backlog: float = 0.0) -> Batch:
         """Take records in; `backlog` is the part of the sources' buffers that is filled."""
+        return self._names.of_rows(self._process(batch, now_ns, backlog))
+
+    def _process(self, batch: Batch, now_ns: int, backlog: float) -> Batch:
         self._shed.follow(backlog)
         entered = self._guarded(lambda: self._enter(batch, now_ns), batch.record_count)
         if entered is not None:
@@ -97,6 +109,9 @@ class Stages:
 
     def tick(self, now_ns: int, backlog: float | None = None, *, final: bool = False) -> Batch:
         """What is due by now; all that is left when `final`. With a `backlog` overload ends though nothing comes."""
+        return self._names.of_rows(self._tick(now_ns, backlog, final=final))
+
+    def _tick(self, now_ns: int, backlog: float | None, *, final: bool) -> Batch:
         if backlog is not None:
             self._shed.follow(backlog)
         early = self._round()
@@ -107,7 +122,7 @@ class Stages:
         return Batch.concat([early, self._held(self._end_period, 0)])
 
     def _enter(self, batch: Batch, now_ns: int) -> Batch:
-        batch = self._prepare.process(batch, now_ns)
+        batch = self._names.of_records(self._prepare.process(batch, now_ns))
         self._analyse(batch, batch, now_ns, every_record=True)
         return self._shed.process(batch)
 
@@ -184,6 +199,7 @@ class Stages:
     def families(self) -> Iterable[Family]:
         """Self metrics of all stages."""
         yield from self._prepare.families()
+        yield from self._names.families()
         yield from self._shed.families()
         yield from self._window.families()
         if self._sampler is not None:

@@ -21,6 +21,7 @@ NEEDED = {
     "ipfix": {"collector": "127.0.0.1:4739"},
     "otlp": {"url": "http://127.0.0.1:4318"},
     "parquet": {"path": "flows/hour=%H/part-%H%M%S.parquet"},
+    "kubernetes": {"snapshot_url": "http://127.0.0.1:8077"},
     "kafka": {"brokers": ["127.0.0.1:9092"], "topic": "flows"},
     "loki": {"url": "http://127.0.0.1:3100"},
     "webhook": {"url": "http://127.0.0.1:8080/flows"},
@@ -99,6 +100,7 @@ def test_building_is_inert(section, kind, tmp_path, monkeypatch):
 def test_a_kind_does_what_its_section_asks(section, kind):
     asked = {
         "ingest": ("__aenter__", "__aexit__", "run", "want", "ready", "backlog"),
+        "enrich": ("needs", "adds", "__aenter__", "__aexit__", "run", "ready", "enrich", "families"),
         "analyse": ("every_record", "process", "tick", "columns", "families"),
         "export": ("__aenter__", "__aexit__", "write", "columns"),
     }

@@ -58,6 +58,7 @@ def test_every_default():
                 "max_series": 100,
             },
         ],
+        "enrich": [],
         "export": [],
         "window": {
             "every": "10s",
@@ -360,7 +361,7 @@ def test_what_is_shown_can_be_read_again():
 def test_the_schema_names_every_setting():
     schema = json_schema()
     sections = schema["$defs"]["_File"]["properties"]
-    assert set(sections) == {"ingest", "analyse", "export", "window", "sampling", "http", "state"}
+    assert set(sections) == {"ingest", "enrich", "analyse", "export", "window", "sampling", "http", "state"}
     for section in ("ingest", "analyse", "export"):
         choices = sections[section]["items"]["oneOf"]
         assert [choice["properties"]["type"]["const"] for choice in choices] == kinds_of(section)

@@ -72,7 +72,7 @@ def exposed():
     """Names of the series that agent.yaml's agent has once it saw records and finished a period, with their labels."""
     raw = read("agent.yaml")
     raw["ingest"] = [{"type": "udp", "listen": "127.0.0.1:0"}]
-    raw["export"] = [{**entry, "spool": 0} for entry in raw["export"] if entry["type"] == "loki"]
+    raw["export"] = [{**entry, "spool": 0} for entry in raw["export"]]
     clock = ManualClock(1_700_000_000 * SECOND)
     agent = Agent(parse(raw, {}), Context("flowagent", clock=clock))
     families = asyncio.run(collected(agent, clock))
@@ -109,14 +109,14 @@ def records(now_ns):
 
 @pytest.mark.parametrize("path", YAMLS, ids=name)
 def test_yaml_can_be_read(path):
-    assert yaml.safe_load(path.read_text("utf-8"))
+    assert all(yaml.safe_load_all(path.read_text("utf-8")))
 
 
 def test_the_agents_configuration_is_valid():
     config = parse(read("agent.yaml"), {})
     assert config.sampling.budget
     assert [kind.name for kind in config.analyse] == ["counters", "default"]
-    assert {kind.type for kind in config.export} >= {"loki"}
+    assert [kind.type for kind in config.export] == ["kafka", "loki"]
 
 
 def test_the_agents_ports_are_open_and_on_the_loopback():
@@ -129,16 +129,49 @@ def test_the_agents_ports_are_open_and_on_the_loopback():
     } == (set())
 
 
-def test_the_agent_reaches_services_that_are_there():
-    raw = read("agent.yaml")
-    urls = [e.get("url", "") for e in raw["export"]]
-    urls += [
-        f"//{t}" for s in read("prometheus.yaml")["scrape_configs"] for c in s["static_configs"] for t in c["targets"]
-    ]
-    urls += [source["url"] for source in read("grafana/provisioning/datasources/flowagent.yaml")["datasources"]]
-    hosts = re.findall(r"//([\w-]+):", " ".join(urls))
-    assert len(hosts) == len([url for url in urls if url]) >= 4
-    assert set(hosts) <= SERVICES.keys()
+def listening(service):
+    """Ports of a service that others of the network reach: those it publishes, for Kafka the one of that network."""
+    if service == "kafka":
+        return {kafka_listeners("LISTENERS")["INSIDE"].removeprefix(":")}
+    return {port.split(":")[2].partition("/")[0] for port in SERVICES[service]["ports"]}
+
+
+def kafka_listeners(setting):
+    """The addresses of Kafka's listeners by name."""
+    return dict(entry.split("://") for entry in SERVICES["kafka"]["environment"][f"KAFKA_{setting}"].split(","))
+
+
+def test_services_reach_one_another_where_they_listen():
+    export = read("agent.yaml")["export"]
+    scraped = [c for scrape in read("prometheus.yaml")["scrape_configs"] for c in scrape["static_configs"]]
+    sources = read("grafana/provisioning/datasources/flowagent.yaml")["datasources"]
+    urls = [entry["url"] for entry in (*(e for e in export if "url" in e), *sources)]
+    urls += [f"//{address}" for entry in export for address in entry.get("brokers", ())]
+    urls += [f"//{target}" for targets in scraped for target in targets["targets"]]
+    reached = {tuple(url.rpartition("//")[2].split(":")) for url in urls}
+    assert {service for service, _ in reached} == {"agent", "kafka", "loki", "prometheus"}
+    assert [(service, port) for service, port in reached if port not in listening(service)] == []
+
+
+def test_kafka_is_where_it_says():
+    said, bound = kafka_listeners("ADVERTISED_LISTENERS"), kafka_listeners("LISTENERS")
+    environment = SERVICES["kafka"]["environment"]
+    assert said == {"INSIDE": f"kafka{bound['INSIDE']}", "OUTSIDE": f"127.0.0.1{bound['OUTSIDE']}"}
+    assert SERVICES["kafka"]["ports"] == [f"127.0.0.1{bound['OUTSIDE']}{bound['OUTSIDE']}"]
+    protocols = environment["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(",")
+    assert {protocol.partition(":")[0] for protocol in protocols} == bound.keys()
+    assert environment["KAFKA_CONTROLLER_QUORUM_VOTERS"] == f"1@localhost{bound['CONTROLLER']}"
+    assert f"kafka:{environment['KAFKA_LOG_DIRS']}" in SERVICES["kafka"]["volumes"]
+
+
+def test_services_wait_for_services_that_start_with_them():
+    for service, settings in SERVICES.items():
+        for other in settings.get("depends_on", ()):
+            assert set(SERVICES[other].get("profiles", ())) <= set(settings.get("profiles", ())), service
+
+
+def test_only_clickhouse_must_be_asked_for():
+    assert [service for service, settings in SERVICES.items() if "profiles" in settings] == ["clickhouse"]
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -147,7 +180,7 @@ def test_services_have_a_health_check_and_a_pinned_image(service):
     assert settings["healthcheck"]["test"][0] == "CMD"
     image, _, tag = settings["image"].partition(":")
     assert image
-    assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag) or (tag == "local" and "build" in settings)
+    assert re.fullmatch(r"v?\d+(\.\d+){2,3}", tag) or (tag == "local" and "build" in settings)
 
 
 @pytest.mark.parametrize("service", SERVICES)

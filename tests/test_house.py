@@ -16,6 +16,9 @@ SOURCES = sorted([*MODULES, *BESIDE])
 MAX_FILE, MAX_FUNCTION = 400, 50
 # Tests of more than one module, and what they are about instead. Those of tests/live run whole programs.
 OF_NO_MODULE = {
+    "tests/test_deploy_clickhouse.py": "the rest of test_deploy.py, for the topic of Kafka",
+    "tests/test_image.py": "Dockerfile, tools/image.py and deploy/flowagent.service",
+    "tests/test_manifests.py": "deploy/daemonset.yaml and deploy/kubernetes",
     "tests/test_accounting.py": "the identity over decoder, pipeline and sinks",
     "tests/sampling/test_acceptance.py": "what samples and their estimates promise, as statistics",
     "tests/fuzz/test_fuzz.py": "fuzz/fuzz_decoders.py",
@@ -34,6 +37,7 @@ OF_NO_MODULE = {
 }
 # Modules without a test file of their own name, and where they are tested.
 TESTED_ELSEWHERE = {
+    "flowagent/ovs_cli.py": "test_ovs.py",
     "flowagent/__init__.py": "test_cli.py",
     "flowagent/__main__.py": "test_cli.py",
     "flowagent/delivery.py": "test_outlet_spool.py",

@@ -17,7 +17,7 @@ COMPOSITION = {
 }  # fmt: skip
 # Third-party clients and the files that use them; nothing else may.
 CLIENTS = {
-    "aiohttp": {"export/post.py", "web/answers.py", "web/policies.py", "web/server.py"},
+    "aiohttp": {"enrich/kube_client.py", "export/post.py", "web/answers.py", "web/policies.py", "web/server.py"},
     "aiokafka": {"export/brokers.py", "export/producer.py"},
     "cramjam": {"export/push.py"},
     "google": {"export/prometheus_protobuf.py"},
@@ -26,7 +26,7 @@ CLIENTS = {
     "pyarrow": {"export/parquet.py", "ingest/parquet.py"},
     "zstandard": {"export/file.py", "frames.py", "ingest/ndjson.py", "ingest/pcap.py"},
     "yaml": {"config.py", "cli.py"},
-    "typer": {"cli.py"},
+    "typer": {"cli.py", "ovs_cli.py"},
     "rich": {"cli.py", "estimates.py"},
 }
 # Clients that only an extra installs.

@@ -18,7 +18,7 @@ from flowagent.errors import ConfigError, Rejected, Retry
 from flowagent.outcome import Outcomes, Ticket
 from flowagent.outlet import Outlet
 
-NO_PAUSE = SimpleNamespace(random=lambda: -0.5)
+NO_PAUSE = SimpleNamespace(random=lambda: -1)
 QUICK = {"batch_rows": 100, "max_wait": 0}
 
 
@@ -166,6 +166,18 @@ async def test_an_end_in_an_outage_does_not_wait(bench):
         bench.put(1)
         await until(lambda: bench.metric("spool_rows") == 1)
     assert bench.account() == {("spooled", ""): 1}
+
+
+async def test_once_the_spool_drains_pauses_are_short_again(bench, monkeypatch):
+    sink = Sink(works=False)
+    async with bench.run(sink):
+        for value in range(300):
+            bench.put(value)
+        await until(lambda: bench.outlet._pause > 1)
+        sink.works.set()
+        await until(lambda: sink.taken)
+        assert bench.outlet._pause == outlet_module._FIRST_PAUSE
+        await until(lambda: len(sink.taken) == 300)
 
 
 async def test_what_a_write_hangs_on_is_on_disk_soon(bench, monkeypatch):

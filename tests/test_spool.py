@@ -137,6 +137,57 @@ def test_a_second_damaged_file_does_not_replace_the_first(tmp_path):
     assert len(list(tmp_path.glob("out.damaged-*"))) == 2
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_file_that_is_damaged_somewhere_takes_rows(tmp_path, seed):
+    path = tmp_path / "out.sqlite"
+    spool = Spool(path, 1 << 20, LOG).open()
+    for n in range(20):
+        spool.put(noise(n))
+    spool.close()
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    start = int(rng.integers(len(data) - 6000))
+    data[start : start + 6000] = rng.bytes(6000)
+    path.write_bytes(data)
+    spool.open()
+    spool.put(rows(7))
+    assert drained(spool)[-1] == 7
+    spool.close()
+
+
+def test_a_truncated_file_is_put_aside(tmp_path, caplog):
+    path = tmp_path / "out.sqlite"
+    spool = Spool(path, 1 << 20, LOG).open()
+    for n in range(20):
+        spool.put(noise(n))
+    spool.close()
+    half = path.read_bytes()[: path.stat().st_size // 2]
+    path.write_bytes(half)
+    spool.open()
+    assert len(spool) == 0
+    spool.close()
+    assert (tmp_path / "out.damaged-1").read_bytes() == half
+    assert str(path) in caplog.text
+
+
+def test_a_file_that_cannot_be_used_for_now_stays(tmp_path, monkeypatch):
+    """A full disk, or another process that has it, says nothing of the rows in it."""
+    path = tmp_path / "out.sqlite"
+    spool = Spool(path, 1 << 20, LOG).open()
+    spool.put(rows(1, 2))
+    spool.close()
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, **{**more, "timeout": 0}))
+    other = connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode=EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(OSError, match="locked"):
+        spool.open()
+    other.close()
+    assert [entry.rows for entry in spool.open().entries()] == [2]
+    spool.close()
+    assert not list(tmp_path.glob("out.damaged-*"))
+
+
 def test_a_damaged_frame_costs_only_itself(tmp_path, caplog):
     spool = Spool(tmp_path / "out.sqlite", 1 << 20, LOG).open()
     for n in (1, 2, 3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flowagent import names
 from flowagent.addresses import address_text
 from flowagent.batch import Array, Batch
 from flowagent.schema import COLUMNS
@@ -35,6 +36,8 @@ def readable(name: str, value: object) -> object:
     column = COLUMNS[name]
     if column.kind == "addr" and isinstance(value, tuple):
         return address_text(*value)
+    if column.kind == "name" and isinstance(value, int):
+        return names.text(value)
     if column.kind == "enum" and isinstance(value, int):
         return column.labels[value]
     if column.kind == "mac" and isinstance(value, int):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flowagent import names
 from flowagent.batch import Array, Batch
 from flowagent.elements import column_kind
 from flowagent.export import lines
@@ -44,6 +45,8 @@ def _value(batch: Batch, name: str) -> Value:
         return Value("opaque", values, known).where(is_bytes)
     if values.dtype.kind == "S":
         return Value("text", values, known)
+    if column_kind(name) == "name":
+        return Value("text", names.texts(values), known)
     kind = _KINDS.get("addr" if values.ndim == 2 else column_kind(name), "number")
     if kind == "code":
         return Value(kind, values, known, COLUMNS[name].labels.__getitem__)

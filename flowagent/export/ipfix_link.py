@@ -111,7 +111,7 @@ class Tcp:
         secure = {"ssl": self._tls, "server_hostname": self._server_name, "ssl_shutdown_timeout": _CLOSE_SECONDS}
         self._streams = await asyncio.open_connection(*self._where, **(secure if self._tls else {}))  # type: ignore[arg-type]
         # So that `drain` waits until all is in the kernel's hands.
-        self._streams[1].transport.set_write_buffer_limits(0)
+        self._streams[1].transport.set_write_buffer_limits(high=1 if self._tls else 0, low=0)
         self._sequence = 0
         return True
 

@@ -102,7 +102,7 @@ def _column(batch: Batch, name: str) -> Array:
     if name in batch:
         return batch[name]
     column = COLUMNS.get(name)
-    if column is None:
+    if column is None or column.kind == "name":
         return constant(b"", len(batch), "S1")
     return constant([0, 0] if column.kind == "addr" else 0, len(batch), column.dtype)
 

@@ -44,7 +44,7 @@ def types(batch: Batch) -> dict[str, str]:
 
 
 def _type(name: str, values: Array) -> str:
-    if values.ndim == 2 or values.dtype.kind not in _WIDEST or column_kind(name) in ("mac", "enum"):
+    if values.ndim == 2 or values.dtype.kind not in _WIDEST or column_kind(name) in ("mac", "enum", "name"):
         return TEXT
     return np.dtype(COLUMNS[name].dtype).name if name in COLUMNS else _WIDEST[values.dtype.kind]
 

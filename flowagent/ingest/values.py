@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowagent import names
 from flowagent.addresses import V4_MAPPED
 from flowagent.batch import Array, Batch
 from flowagent.ingest.rates import MAX_RATE
@@ -48,7 +49,7 @@ class Values:
     def __init__(self, name: str) -> None:
         self._operand = read_operand(name, 0)
         self.name = name
-        self.is_text = self._operand.kind in ("addr", "mac", "enum")
+        self.is_text = self._operand.kind in ("addr", "mac", "enum", "name")
         """Whether rows print its values as text."""
         self.what = self._operand.what
         """Its values in words."""
@@ -123,6 +124,8 @@ class Values:
             return _packed_address, bytes(16)
         if self._operand.kind == "mac":
             return _packed_mac, bytes(8)
+        if self._operand.kind == "name":
+            return lambda text: names.code(text).to_bytes(8, "big"), bytes(8)
         labels = self._operand.labels
 
         def pack(text: str) -> bytes:

@@ -17,7 +17,7 @@ from flowagent import __version__
 from flowagent.component import Context
 from flowagent.errors import ConfigError
 from flowagent.sections import Http, parse_listen
-from flowagent.web.answers import Handler, answer, one_format
+from flowagent.web.answers import Handler, Problem, answer, one_format
 from flowagent.web.policies import Policies, Store
 
 MAX_BODY = 64 << 10
@@ -29,6 +29,7 @@ _LINKS = {
     "/healthz": "whether the agent lives",
     "/readyz": "whether it can take exports and pass them on, and what is missing",
     "/api/v1/exporters": "exporters: templates, sampling rates, loss",
+    "/api/v1/kubernetes/snapshot": "what is known of the cluster, for other agents",
     "/api/v1/policies": "policies: settings, windows, memory; what they say is below, at NAME/last",
     "/api/v1/openapi.json": "description of the API",
 }
@@ -45,6 +46,9 @@ class Agent(Store, Protocol):
 
     def exporters(self) -> list[dict[str, Any]]:
         """The exporters known."""
+
+    def kubernetes_snapshot(self) -> tuple[bytes, str] | None:
+        """What is known of the cluster, and its ETag; None where nothing asks an API server."""
 
 
 class Server:
@@ -93,6 +97,7 @@ class Server:
             web.get("/healthz", self._healthz),
             web.get("/readyz", self._readyz),
             web.get("/api/v1/exporters", self._exporters),
+            web.get("/api/v1/kubernetes/snapshot", self._kubernetes),
             web.get("/api/v1/openapi.json", self._openapi),
             *Policies(self._agent).routes(),
         ])  # fmt: skip
@@ -190,6 +195,17 @@ class Server:
 
     async def _exporters(self, _: web.Request) -> web.Response:
         return answer(self._agent.exporters())
+
+    async def _kubernetes(self, request: web.Request) -> web.Response:
+        found = self._agent.kubernetes_snapshot()
+        if found is None:
+            raise Problem(404, "no enricher of type kubernetes runs here; add one to the section enrich")
+        body, tag = found
+        if not body:
+            raise Problem(503, "the first list of the cluster's objects is not done yet; ask again in some seconds")
+        if tag == request.headers.get("If-None-Match"):
+            return web.Response(status=304, headers={"ETag": tag})
+        return web.Response(body=body, headers={"ETag": tag}, content_type="application/octet-stream")
 
     async def _openapi(self, _: web.Request) -> web.Response:
         text = resources.files("flowagent.web").joinpath("openapi.json").read_text("utf-8")

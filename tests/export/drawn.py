@@ -45,6 +45,8 @@ def values_of(name):
         return addresses, "u8"
     if kind == "mac":
         return st.integers(0, 2**48 - 1), "u8"
+    if kind == "name":
+        return texts, "S12"
     dtype = COLUMNS[name].dtype if name in COLUMNS else DTYPES.get(name, "S")
     return (texts, "S12") if dtype == "S" else (integers(dtype), dtype)
 

@@ -65,7 +65,7 @@ def flow(valid=None, **columns):
     """The flow of one row, from JSON; a column that is None is not known, though there."""
     arrays = {}
     for name, value in columns.items():
-        dtype = COLUMNS[name].dtype if name in COLUMNS else "S"
+        dtype = COLUMNS[name].dtype if name in COLUMNS and COLUMNS[name].kind != "name" else "S"
         arrays[name] = np.array([value], "u8" if isinstance(value, tuple) else dtype).T
     (message,) = encoder("netobserv").messages(Batch(arrays, valid=valid))
     return json.loads(message)

@@ -25,7 +25,7 @@ def read(**columns):
     """The attributes of one row."""
     arrays = {}
     for name, value in columns.items():
-        dtype = COLUMNS[name].dtype if name in COLUMNS else None
+        dtype = COLUMNS[name].dtype if name in COLUMNS and COLUMNS[name].kind != "name" else None
         arrays[name] = (
             np.array([[value[0]], [value[1]]], "u8") if isinstance(value, tuple) else np.array([value], dtype)
         )

@@ -9,8 +9,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from export.sent_ipfix import decode
 from live.agent import TCP, UDP, Flow, Sums, merged, sum_rows
 from live.generate import generate
+from live.outages import Collector as TlsCollector
+from live.outages import make_certificate, records_on_disk
 from live.peers import flowagent_reads, tshark_reads, write_capture
 from live.polling import free_port, until
 
@@ -141,3 +144,60 @@ def test_tshark_and_flowagent_find_the_same_sums(tmp_path, make_agent, window):
     assert ours == theirs
     assert ours.sums == sent.sums
     assert ours.datagrams == len(collector.datagrams)
+
+
+def over_tls(make_agent, collector, **tls):
+    """An agent that sends to a collector over TLS, and knows no other sink."""
+    to = {"type": "ipfix", "collector": f"127.0.0.1:{collector.port}", "protocol": "tcp", "tls": tls}
+    return make_agent(export=[to], analyse=[])
+
+
+def sums(messages):
+    rows = decode(messages)
+    return Sums(int(rows["packets"].sum()), int(rows["bytes"].sum()))
+
+
+@pytest.mark.service("openssl")
+def test_over_tls_the_same_sums_come(tmp_path, make_agent):
+    with TlsCollector(tmp_path) as collector:
+        agent = over_tls(make_agent, collector, ca=str(collector.ca))
+        sent = generate(agent.port, protocol="ipfix", records=30_000, rate=20_000, keys=5000)
+        until(lambda: agent.metrics().decoded == sent.records, "all records came")
+        agent.stop()
+        until(lambda: collector.ended, "the collector has read everything")
+    assert sums(collector.messages) == sent.sums
+    assert collector.versions == ["TLSv1.3"]
+    assert collector.refused == []
+
+
+@pytest.mark.service("openssl")
+@pytest.mark.parametrize("trust", ["another CA", "another name"])
+def test_a_certificate_that_is_refused_costs_no_row(tmp_path, make_agent, trust):
+    """The agent says why, counts it, and keeps the rows until the certificate is right."""
+    with TlsCollector(tmp_path) as collector:
+        tls = {"ca": str(collector.ca)}
+        if trust == "another CA":
+            tls["ca"] = str(tmp_path / "other.pem")
+            make_certificate(tmp_path / "other.key", tmp_path / "other.pem")
+        else:
+            tls["server_name"] = "collector.example"
+        agent = over_tls(make_agent, collector, **tls)
+        sent = generate(agent.port, protocol="ipfix", records=2000, rate=20_000, keys=500)
+        until(lambda: agent.metrics().total("flowagent_records_pending") == sent.records, "all records came")
+        until(lambda: records_on_disk(agent, "ipfix") == sent.records, "all is on disk")
+        metrics = agent.metrics()
+        assert metrics.total("flowagent_sink_errors_total") >= metrics.total("flowagent_sink_retries_total") > 0
+        assert metrics.total("flowagent_sink_records_total") == metrics.total("flowagent_sink_bytes_total") == 0
+        assert "certificate verify failed" in agent.log
+        with pytest.raises(OSError, match="503"):
+            agent.get("/readyz")
+        until(lambda: collector.refused, "the collector noticed")
+        assert collector.messages == []
+
+        agent.stop()
+        agent.config["export"][0]["tls"] = {"ca": str(collector.ca)}
+        agent.start()
+        until(lambda: agent.metrics().total("flowagent_records_total", outcome="exported") == sent.records, "all sent")
+        agent.stop()
+        until(lambda: collector.ended, "the collector has read everything")
+    assert sums(collector.messages) == sent.sums

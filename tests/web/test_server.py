@@ -21,7 +21,8 @@ from flowagent.sections import Http, Tls
 from flowagent.web.server import Server
 
 ROUTES = (
-    "/", "/metrics", "/healthz", "/readyz", "/api/v1/exporters", "/api/v1/policies", "/api/v1/openapi.json",
+    "/", "/metrics", "/healthz", "/readyz", "/api/v1/exporters", "/api/v1/kubernetes/snapshot",
+    "/api/v1/policies", "/api/v1/openapi.json",
 )  # fmt: skip
 OPEN = ("/healthz", "/readyz")
 every_route = pytest.mark.parametrize("path", ROUTES)
@@ -40,6 +41,11 @@ class Shown:
 
     def not_ready(self):
         return self.missing
+
+    snapshot = b"what is known", '"tag"'
+
+    def kubernetes_snapshot(self):
+        return self.snapshot
 
     def exporters(self):
         return [{"exporter": "192.0.2.1", "templates": 3}]
@@ -109,6 +115,19 @@ async def test_exporters_as_json():
     assert headers["Content-Type"] == "application/json; charset=utf-8"
     assert json.loads(text) == [{"exporter": "192.0.2.1", "templates": 3}]
     described.check("GET", "/api/v1/exporters", status, headers["Content-Type"], json.loads(text))
+
+
+async def test_the_snapshot_of_a_cluster():
+    shown = Shown()
+    async with serving(shown) as get:
+        status, headers, text = await get("/api/v1/kubernetes/snapshot")
+        assert (status, headers["ETag"], text) == (200, '"tag"', "what is known")
+        again = await get("/api/v1/kubernetes/snapshot", **{"If-None-Match": '"tag"'})
+        assert again[0] == 304
+        shown.snapshot = None
+        assert (await get("/api/v1/kubernetes/snapshot"))[0] == 404
+        shown.snapshot = b"", ""
+        assert (await get("/api/v1/kubernetes/snapshot"))[0] == 503
 
 
 async def test_the_page_links_to_every_route():

@@ -1,0 +1,244 @@
+"""Enricher `kubernetes`: which pod, service or node held an address at the time of the flow.
+
+It follows the API server, or takes what another agent knows of it (`snapshot_url`). While neither can be reached,
+the last known names stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+
+from flowagent import names
+from flowagent.batch import Array, Batch, constant
+from flowagent.clock import SECOND
+from flowagent.component import Context, Settings
+from flowagent.enrich import kube_config, kube_snapshot
+from flowagent.enrich.kube_source import ApiSource, SnapshotSource
+from flowagent.enrich.kube_table import PARTS, Holdings, KubeTable
+from flowagent.errors import ConfigError
+from flowagent.metrics import Family
+from flowagent.sections import parse_duration
+from flowagent.worker import Worker
+
+SNAPSHOT_PATH = "/api/v1/kubernetes/snapshot"
+_SIDES = ("src", "dst")
+_LAYER, _CLUSTER = "k8s_flow_layer", "k8s_cluster_name"
+_APART_SECONDS = 1.0
+"""Between two tables."""
+_MANY = 5_000
+"""Addresses from which on a table is made in a thread."""
+_KEEP_SECONDS, _FAULT_SECONDS = 600.0, 10.0
+_SNAPSHOT_SECONDS = 5.0
+"""A snapshot that is handed out is at most this much older than the table."""
+
+
+class Config(Settings, frozen=True):
+    """Name pods, services and nodes by their addresses."""
+
+    mode: Literal["node", "full"] = "node"
+    """`node` follows the pods of one node, `full` those of the whole cluster; both all services and nodes."""
+    node: str | None = None
+    """Name of that node; default: $NODE_NAME, else the host's name."""
+    kubeconfig: str | None = None
+    """File that says where the API server is; default: $KUBECONFIG, else as a pod, else ~/.kube/config."""
+    history: str | float = "10m"
+    """How long an address keeps its past holders, for flows that are told of late."""
+    max_addresses: Annotated[int, msgspec.Meta(ge=1)] = 200_000
+    """Addresses held in memory, past holders among them; the oldest of those go first."""
+    infra_namespaces: tuple[str, ...] = ("kube-*", "openshift-*")
+    """Namespaces whose flows are infrastructure; `*` at the end stands for anything."""
+    cluster: str | None = None
+    """Name of the cluster."""
+    snapshot_url: str | None = None
+    """Take names from another flowagent, `http://host:port`, instead of the API server."""
+    snapshot_every: str | float = "10s"
+    """How often to ask it."""
+    snapshot_token_file: str | None = None
+    """File with its bearer token; read again for every request."""
+    snapshot_ca: str | None = None
+    """File with the certificates to trust for `https`; default: the system's."""
+
+    def build(self, ctx: Context) -> Kubernetes:
+        return Kubernetes(self, ctx)
+
+
+class Kubernetes:
+    """Names by the table that `run` keeps up to date."""
+
+    needs = frozenset({"src_addr", "dst_addr", "end_ns", "received_ns"})
+
+    def __init__(self, config: Config, ctx: Context) -> None:
+        """Raises ConfigError."""
+        self._ctx, self._config = ctx, config
+        self._history_ns = round(parse_duration(config.history, f"{ctx.name}.history") * SECOND)
+        self.adds = frozenset(
+            [f"{side}_k8s_{part}" for side in _SIDES for part in PARTS] + [_LAYER] + [_CLUSTER] * bool(config.cluster)
+        )
+        self._changed = asyncio.Event()
+        self._source = self._make_source()
+        self._table: KubeTable | None = None
+        self._was_ready = False
+        self._hits = self._misses = 0
+        self._rebuild_seconds = 0.0
+        self._snapshot: tuple[bytes, str] | None = None
+        self._snapshot_of: KubeTable | None = None
+        self._snapshot_made = 0.0
+        self._worker = Worker("kubernetes")
+
+    def _make_source(self) -> ApiSource | SnapshotSource:
+        config, ctx = self._config, self._ctx
+        every = parse_duration(config.snapshot_every, f"{ctx.name}.snapshot_every")
+        if config.snapshot_url is None:
+            access = kube_config.find(config.kubeconfig, os.environ, f"{ctx.name}.kubeconfig")
+            node = config.node or os.environ.get("NODE_NAME") or socket.gethostname()
+            selector = f"spec.nodeName={node}" if config.mode == "node" else ""
+            return ApiSource(access, ctx, self._changed.set, selector, self._history_ns, config.max_addresses)
+        server, path = _split(config.snapshot_url, f"{ctx.name}.snapshot_url")
+        if every <= 0:
+            raise ConfigError(f"{ctx.name}.snapshot_every", "is 0; write how often to ask, such as 10s")
+        access = kube_config.of_url(server, config.snapshot_ca or "", config.snapshot_token_file or "")
+        return SnapshotSource(access, path, every, ctx, self._changed.set, config.max_addresses)
+
+    async def __aenter__(self) -> Self:
+        await self._source.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._worker.stop()
+        await self._source.__aexit__(*exc)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for name, run in (("source", self._source.run), ("tables", self._rebuild), ("names", self._keep)):
+                group.create_task(self._guarded(run), name=f"{self._ctx.name} {name}")
+
+    async def _guarded(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Whatever goes wrong, names that are known stay, and it is tried again."""
+        while True:
+            try:
+                await run()
+            except Exception:
+                self._ctx.log.exception("goes on after an unexpected error")
+                await asyncio.sleep(_FAULT_SECONDS)
+
+    async def _rebuild(self) -> None:
+        """A new table when something changed, or is over, but not more often than once a second."""
+        while True:
+            try:
+                async with asyncio.timeout(max(_APART_SECONDS, self._history_ns / SECOND / 10)):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            is_whole = self._source.problem is None
+            holdings = self._source.holdings(self._ctx.clock.now_ns())
+            if holdings is not None:
+                await self._build(holdings)
+            self._was_ready |= is_whole
+            if holdings is not None:
+                await asyncio.sleep(_APART_SECONDS)
+
+    async def _build(self, holdings: Holdings) -> None:
+        began = self._ctx.clock.monotonic()
+        build = partial(KubeTable.build, holdings, self._config.infra_namespaces)
+        self._table = await self._worker.run(build) if len(holdings.entity) > _MANY else build()
+        self._rebuild_seconds = self._ctx.clock.monotonic() - began
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(_KEEP_SECONDS)
+            for _ in self._table.keep_names() if self._table is not None else ():
+                await asyncio.sleep(0)
+
+    def ready(self) -> str | None:
+        """None once it has known all there was, even if it cannot follow any more."""
+        return None if self._was_ready else self._source.problem or "the table is not made yet"
+
+    def enrich(self, batch: Batch, wanted: frozenset[str]) -> Batch:
+        """See `Enricher`: names are numbers, as in `flowagent.names`."""
+        missing = (self.adds & wanted) - batch.columns.keys()
+        table = self._table
+        if not missing or table is None or not len(batch):
+            return batch
+        layer = _LAYER in missing and self.ready() is None
+        added: dict[str, Array] = {}
+        is_app = np.zeros(len(batch), np.bool_)
+        times = self._times(batch)
+        for side in _SIDES:
+            parts = [part for part in PARTS if f"{side}_k8s_{part}" in missing]
+            if (not parts and not layer) or f"{side}_addr" not in batch:
+                continue
+            entity = table.addresses.find(batch[f"{side}_addr"], times)
+            found = int(np.count_nonzero(entity >= 0))
+            self._hits += found
+            self._misses += len(batch) - found
+            if layer:
+                is_app |= table.is_app.take(entity, mode="wrap")
+            added |= {f"{side}_k8s_{part}": table.parts[part].take(entity, mode="wrap") for part in parts}
+        if layer:
+            codes = np.array([names.code("infra"), names.code("app")], names.CODE)
+            added[_LAYER] = codes.take(is_app.view(np.uint8))
+        if _CLUSTER in missing:
+            added[_CLUSTER] = constant(names.code(self._config.cluster or ""), len(batch), names.CODE)
+        return batch.with_columns(added)
+
+    def _times(self, batch: Batch) -> Array:
+        """(n,) int64: the end of each flow where it is known and near to its receipt, else the receipt."""
+        now_ns = self._ctx.clock.now_ns()
+        received = _or_else(batch, "received_ns", np.int64(now_ns))
+        ended = _or_else(batch, "end_ns", received)
+        believed = (ended <= received) & (ended >= received - np.int64(self._history_ns))
+        return np.broadcast_to(np.where(believed, ended, received), (len(batch),))
+
+    def snapshot(self) -> tuple[bytes, str]:
+        """What is known, for `snapshot_url` of other agents, and its ETag; (b"", "") before anything is known."""
+        table, now = self._table, self._ctx.clock.monotonic()
+        if table is None:
+            return b"", ""
+        is_old = now - self._snapshot_made > _SNAPSHOT_SECONDS
+        if self._snapshot is None or (self._snapshot_of is not table and is_old):
+            self._snapshot, self._snapshot_of = kube_snapshot.encode(table.holdings), table
+            self._snapshot_made = now
+        return self._snapshot
+
+    def families(self) -> Iterable[Family]:
+        yield Family("flowagent_kubernetes_addresses", "gauge", "Addresses with a name, past holders among them.", (),
+                     {(): len(self._table) if self._table is not None else 0})  # fmt: skip
+        yield Family("flowagent_kubernetes_hits", "counter", "Addresses of rows that a name was found for.", (),
+                     {(): self._hits})  # fmt: skip
+        yield Family("flowagent_kubernetes_misses", "counter", "Addresses of rows that nobody in the cluster holds.",
+                     (), {(): self._misses})  # fmt: skip
+        yield Family("flowagent_kubernetes_rebuild_seconds", "gauge", "How long the last table took to make.", (),
+                     {(): self._rebuild_seconds})  # fmt: skip
+        yield from self._source.families()
+
+
+def _or_else(batch: Batch, name: str, other: Array | np.int64) -> Array:
+    """A column of times, and another's values where it is not known."""
+    if name not in batch:
+        return np.asarray(other)
+    mask = batch.valid.get(name)
+    return batch[name] if mask is None else np.where(mask, batch[name], other)
+
+
+def _split(url: str, path: str) -> tuple[str, str]:
+    """Server and path of a snapshot's URL; raises ConfigError."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(path, f"{url!r} is not a URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ConfigError(path, f"{url!r} is not a URL of a flowagent; write http://host:port")
+    where = parts.path if parts.path.endswith(SNAPSHOT_PATH) else parts.path.rstrip("/") + SNAPSHOT_PATH
+    return f"{parts.scheme}://{parts.netloc}", where
