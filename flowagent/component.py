@@ -123,8 +123,11 @@ class Sink(Protocol):
 class Periodic(Protocol):
     """A sink that sends more than the rows it is given, such as metrics."""
 
-    async def run(self) -> None:
-        """Runs while rows are written, until it is cancelled; what cannot be sent is its own affair."""
+    every: float
+    """Seconds between; 0 for never."""
+
+    async def push(self) -> None:
+        """Called so often while rows are written, too; what cannot be sent is its own affair."""
 
 
 class Enricher(Protocol):

@@ -122,13 +122,14 @@ class Outlet:
                 beside.cancel()
 
     async def _beside(self) -> None:
-        """What a sink does besides writing rows; a fault there costs only that."""
-        if isinstance(self.sink, Periodic):
+        """What a sink sends besides rows; a fault there costs only that."""
+        while isinstance(self.sink, Periodic) and self.sink.every:
+            await asyncio.sleep(self.sink.every)
             try:
-                await self.sink.run()
+                await self.sink.push()
             except Exception:
                 self._errors += 1
-                self._ctx.log.exception("ended with an unexpected error")
+                self._ctx.log.exception("could not be sent for an unexpected error")
 
     async def _send_all(self) -> None:
         while True:

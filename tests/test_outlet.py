@@ -226,3 +226,34 @@ async def test_jitter_keeps_many_agents_apart(monkeypatch):
     first = pauses
     assert all(0.1 <= pause <= 0.2 for pause in first)
     assert len(set(first)) > 40
+
+
+class Pushing(ScriptedSink):
+    """Sends something else, too, which fails the first time."""
+
+    every = 0.01
+
+    def __init__(self):
+        super().__init__()
+        self.pushes = 0
+        self.enough = asyncio.Event()
+
+    async def push(self):
+        self.pushes += 1
+        if self.pushes == 1:
+            raise RuntimeError("broken")
+        if self.pushes == 3:
+            self.enough.set()
+
+
+async def test_a_sink_may_send_something_else_at_times(caplog):
+    bench = Bench()
+    bench.outlet.sink = Pushing()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(bench.outlet.run())
+        await bench.outlet.sink.enough.wait()
+        bench.put(1)
+        bench.outlet.channel.close()
+    assert bench.outlet.sink.taken == [1]
+    assert bench.metrics()["errors"] == 1
+    assert "RuntimeError: broken" in caplog.text

@@ -217,4 +217,5 @@ async def run_plugin(access: Access) -> tuple[str, float]:
     finally:
         if process.returncode is None:
             process.kill()
+            await process.wait()
     return found.token, found.expires.timestamp() if found.expires else float("inf")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from sys import intern
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -193,7 +192,7 @@ def owner_of(meta: Meta) -> Owner | None:
     """The owner that controls an object, else the first one."""
     owners = meta.owners or ()
     chosen = next((owner for owner in owners if owner.controller), owners[0] if owners else None)
-    return None if chosen is None else Owner(intern(chosen.kind), intern(chosen.name), intern(chosen.uid))
+    return None if chosen is None else Owner(chosen.kind, chosen.name, chosen.uid)
 
 
 def _pod(pod: _Pod) -> Thing:
@@ -203,8 +202,8 @@ def _pod(pod: _Pod) -> Thing:
     own = () if pod.spec.host_network else [text for text in texts if text != status.host]
     is_over = status.phase in _FREED
     return Thing(
-        "Pod", meta.uid, intern(meta.namespace), meta.name, owner_of(meta),
-        intern(pod.spec.node_name), intern(status.host),
+        "Pod", meta.uid, meta.namespace, meta.name, owner_of(meta),
+        pod.spec.node_name, status.host,
         since_ns=_ns(status.start), is_over=is_over, until_ns=_finished_ns(status) if is_over else 0,
         addresses=_distinct([*_parsed(own, PRIMARY, POD_RANK), *_secondary(meta, texts)]),
     )  # fmt: skip
@@ -224,7 +223,7 @@ def _secondary(meta: Meta, primary: list[str]) -> Iterator[Address]:
     for network in networks or ():
         if not network.default:
             others = [text for text in network.ips or () if text not in primary]
-            yield from _parsed(others, intern(network.name), SECONDARY_RANK)
+            yield from _parsed(others, network.name, SECONDARY_RANK)
 
 
 def _service(service: _Service) -> Thing:
@@ -232,7 +231,7 @@ def _service(service: _Service) -> Thing:
     balancer = service.status.balancer or _Balancer()
     texts = [*(spec.ips or [spec.ip]), *(spec.external or ()), *(one.ip for one in balancer.ingress or ())]
     addresses = _distinct(_parsed(texts, PRIMARY, SERVICE_RANK))
-    return Thing("Service", meta.uid, intern(meta.namespace), meta.name, since_ns=_ns(meta.created),
+    return Thing("Service", meta.uid, meta.namespace, meta.name, since_ns=_ns(meta.created),
                  addresses=addresses)  # fmt: skip
 
 
@@ -247,8 +246,8 @@ def _node(node: _Node) -> Thing:
         *_gateways(node.spec.subnets or (), annotations.ovn),
     ]
     return Thing(
-        "Node", meta.uid, "", intern(meta.name), host_name=intern(meta.name), host_ip=intern((texts or [""])[0]),
-        zone=intern(labels.zone or labels.old_zone), since_ns=_ns(meta.created), addresses=_distinct(addresses),
+        "Node", meta.uid, "", meta.name, host_name=meta.name, host_ip=(texts or [""])[0],
+        zone=labels.zone or labels.old_zone, since_ns=_ns(meta.created), addresses=_distinct(addresses),
     )  # fmt: skip
 
 

@@ -48,10 +48,10 @@ def encode(holdings: Holdings) -> tuple[bytes, str]:
     used[holdings.entity] = True
     which = np.cumsum(used) - 1
     parts = {name: codes[used] for name, codes in holdings.parts.items()}
-    codes = sorted({code for column in parts.values() for code in column.tolist()})
-    numbers = np.array(codes, np.uint64)
+    numbers = np.sort(np.concatenate(list(parts.values())))
+    numbers = numbers[np.append(numbers[:1] == numbers[:1], numbers[1:] != numbers[:-1])]
     snapshot = _Snapshot(
-        list(map(names.text, codes)),
+        list(map(names.text, numbers.tolist())),
         {name: _bytes(np.searchsorted(numbers, column), "<i4") for name, column in parts.items()},
         _bytes(holdings.addresses[0], "<u8"), _bytes(holdings.addresses[1], "<u8"),
         _bytes(holdings.since_ns, "<i8"), _bytes(holdings.until_ns, "<i8"),

@@ -59,7 +59,9 @@ class ApiSource:
 
     def _wake(self) -> None:
         self._changed()
-        self._owners.wake()
+        # Not while pods are listed: many owners are best asked for at once.
+        if self._watches[0].heard is not None:
+            self._owners.wake()
 
     @property
     def problem(self) -> str | None:

@@ -24,11 +24,16 @@ PASSED_ON = ("ReplicaSet", "Job")
 _HOLDINGS = {"high": "u8", "low": "u8", "since": "i8", "until": "i8", "entity": "i4", "rank": "u1"}
 
 
-class _Known(Struct):
-    """An object, and for each of its addresses the row of `_held`, or _NO_ROW."""
+class _Known(Struct, gc=False):
+    """What is kept of an object; its names and addresses are in the arrays."""
 
-    thing: Thing
+    kind: str
+    name: str
+    seen: int = 0
+    """Hash of all that was said of it last: most news of an object change nothing that counts here."""
+    is_over: bool = False
     rows: tuple[int, ...] = ()
+    """For each of its addresses the row of `_held`, or _NO_ROW."""
 
 
 class Store:
@@ -65,12 +70,12 @@ class Store:
             if len(self._known) >= self._max:
                 self.evictions += 1
                 return
-            known = self._known[thing.uid] = _Known(thing)
+            known = self._known[thing.uid] = _Known(thing.kind, thing.name)
             self.objects[thing.kind] += 1
-            self._enter(known, None, now_ns)
-        elif known.thing != thing or _NO_ROW in known.rows:
-            before, known.thing = known.thing, thing
-            self._enter(known, before, now_ns)
+        seen = hash(thing)
+        if known.seen != seen or _NO_ROW in known.rows:
+            known.seen = seen
+            self._enter(known, thing, now_ns)
 
     def remove(self, uid: str, now_ns: int) -> None:
         """An object is gone."""
@@ -78,14 +83,14 @@ class Store:
         if known is None:
             return
         self.version += 1
-        self.objects[known.thing.kind] -= 1
+        self.objects[known.kind] -= 1
         self._give_up(known.rows, now_ns)
-        if known.thing.kind == "Node":
-            self._zones.pop(known.thing.name, None)
+        if known.kind == "Node":
+            self._zones.pop(known.name, None)
 
     def retain(self, kind: str, uids: Set[str], now_ns: int) -> None:
         """Of this kind there are these objects and no others."""
-        for uid in [uid for uid, known in self._known.items() if known.thing.kind == kind and uid not in uids]:
+        for uid in [uid for uid, known in self._known.items() if known.kind == kind and uid not in uids]:
             self.remove(uid, now_ns)
 
     def expire(self, now_ns: int) -> None:
@@ -123,41 +128,46 @@ class Store:
             {name: self._entities[name][:entities].copy() for name in PARTS},
         )  # fmt: skip
 
-    def _enter(self, known: _Known, before: Thing | None, now_ns: int) -> None:
+    def _enter(self, known: _Known, thing: Thing, now_ns: int) -> None:
         """Give an object the addresses that it has now."""
         self.version += 1
-        thing = known.thing
         if thing.kind == "Node":
             self._set_zone(thing.name, thing.zone)
-        old = dict(zip(before.addresses, known.rows, strict=False)) if before else {}
         if thing.is_over:
-            if before is None or not before.is_over:
-                self._end(known, old, now_ns)
+            if not known.is_over:
+                known.is_over = True
+                self._end(known, thing, now_ns)
             return
+        known.is_over = False
+        old = {self._held_as(row): row for row in known.rows if row != _NO_ROW}
         # What an object has at first it has had since it began; who saw it later than that does not matter.
-        first = not any(row != _NO_ROW for row in old.values())
-        since_ns = min(thing.since_ns or now_ns, now_ns) if first else now_ns
-        kept = {one: old.pop(one) for one in thing.addresses if old.get(one, _NO_ROW) != _NO_ROW}
+        since_ns = now_ns if old else min(thing.since_ns or now_ns, now_ns)
+        now = {(one.high, one.low, one.rank, names.code(one.network)): one for one in thing.addresses}
+        kept = {key: old.pop(key) for key in now if key in old}
         self._give_up(tuple(old.values()), now_ns)
-        entities = {one.network: int(self._held["entity"][row]) for one, row in kept.items()}
-        known.rows = tuple(kept[one] if one in kept else self._hold(one, since_ns, entities)
-                           for one in thing.addresses)  # fmt: skip
+        entities = {key[3]: int(self._held["entity"][row]) for key, row in kept.items()}
+        known.rows = tuple(
+            kept[key] if key in kept else self._hold(one, since_ns, entities) for key, one in now.items()
+        )
         self._name(thing, known.rows)
 
-    def _end(self, known: _Known, old: dict[Address, int], now_ns: int) -> None:
+    def _held_as(self, row: int) -> tuple[int, int, int, int]:
+        """Both words of a row's address, its rank, and the number of its network."""
+        held = self._held
+        network = self._entities["network_name"][held["entity"][row]]
+        return int(held["high"][row]), int(held["low"][row]), int(held["rank"][row]), int(network)
+
+    def _end(self, known: _Known, thing: Thing, now_ns: int) -> None:
         """An object is there still, but its addresses are free."""
-        thing = known.thing
         until_ns = min(thing.until_ns or now_ns, now_ns)
-        if not old and thing.until_ns > now_ns - self._history_ns:
-            entities: dict[str, int] = {}
-            rows = tuple(self._hold(one, thing.since_ns, entities) for one in thing.addresses)
-            self._name(thing, rows)
-        else:
-            rows = tuple(old.values())
-        self._give_up(rows, until_ns)
+        if not known.rows and thing.until_ns > now_ns - self._history_ns:
+            entities: dict[int, int] = {}
+            known.rows = tuple(self._hold(one, thing.since_ns, entities) for one in thing.addresses)
+            self._name(thing, known.rows)
+        self._give_up(known.rows, until_ns)
         known.rows = ()
 
-    def _hold(self, address: Address, since_ns: int, entities: dict[str, int]) -> int:
+    def _hold(self, address: Address, since_ns: int, entities: dict[int, int]) -> int:
         """A row for an address that is held from now on, by the object's entity in that network."""
         if len(self._held) >= self._max:
             self.evictions += 1
@@ -165,11 +175,12 @@ class Store:
                 return _NO_ROW
             self._release(self._past.popleft())
         row = self._held.take()
-        entity = entities.get(address.network)
+        network = names.code(address.network)
+        entity = entities.get(network)
         if entity is None:
-            entity = entities[address.network] = self._entities.take()
+            entity = entities[network] = self._entities.take()
             self._entities["uses"][entity] = 0
-            self._entities["network_name"][entity] = names.code(address.network)
+            self._entities["network_name"][entity] = network
         self._entities["uses"][entity] += 1
         values = (address.high, address.low, since_ns, FOREVER, entity, address.rank)
         for name, value in zip(_HOLDINGS, values, strict=True):

@@ -7,6 +7,7 @@ the last known names stay.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Coroutine, Iterable
@@ -37,8 +38,8 @@ _APART_SECONDS = 1.0
 _MANY = 5_000
 """Addresses from which on a table is made in a thread."""
 _KEEP_SECONDS, _FAULT_SECONDS = 600.0, 10.0
-_SNAPSHOT_SECONDS = 5.0
-"""A snapshot that is handed out is at most this much older than the table."""
+_SNAPSHOT_SECONDS, _ASKED_SECONDS = 5.0, 60.0
+"""How often a new snapshot is made at most, and how long after somebody asked for one."""
 
 
 class Config(Settings, frozen=True):
@@ -91,7 +92,7 @@ class Kubernetes:
         self._rebuild_seconds = 0.0
         self._snapshot: tuple[bytes, str] | None = None
         self._snapshot_of: KubeTable | None = None
-        self._snapshot_made = 0.0
+        self._made = self._asked = -np.inf
         self._worker = Worker("kubernetes")
 
     def _make_source(self) -> ApiSource | SnapshotSource:
@@ -134,17 +135,16 @@ class Kubernetes:
     async def _rebuild(self) -> None:
         """A new table when something changed, or is over, but not more often than once a second."""
         while True:
-            try:
-                async with asyncio.timeout(max(_APART_SECONDS, self._history_ns / SECOND / 10)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SNAPSHOT_SECONDS):
                     await self._changed.wait()
-            except TimeoutError:
-                pass
             self._changed.clear()
             is_whole = self._source.problem is None
             holdings = self._source.holdings(self._ctx.clock.now_ns())
             if holdings is not None:
                 await self._build(holdings)
             self._was_ready |= is_whole
+            await self._renew_snapshot()
             if holdings is not None:
                 await asyncio.sleep(_APART_SECONDS)
 
@@ -202,14 +202,20 @@ class Kubernetes:
 
     def snapshot(self) -> tuple[bytes, str]:
         """What is known, for `snapshot_url` of other agents, and its ETag; (b"", "") before anything is known."""
-        table, now = self._table, self._ctx.clock.monotonic()
-        if table is None:
+        if self._table is None:
             return b"", ""
-        is_old = now - self._snapshot_made > _SNAPSHOT_SECONDS
-        if self._snapshot is None or (self._snapshot_of is not table and is_old):
-            self._snapshot, self._snapshot_of = kube_snapshot.encode(table.holdings), table
-            self._snapshot_made = now
+        self._asked = self._ctx.clock.monotonic()
+        if self._snapshot is None:
+            self._snapshot = kube_snapshot.encode(self._table.holdings)
         return self._snapshot
+
+    async def _renew_snapshot(self) -> None:
+        """In a thread, so that nobody waits for it."""
+        table, now = self._table, self._ctx.clock.monotonic()
+        is_due = now - self._made >= _SNAPSHOT_SECONDS and now - self._asked < _ASKED_SECONDS
+        if table is not None and table is not self._snapshot_of and is_due:
+            self._snapshot = await self._worker.run(partial(kube_snapshot.encode, table.holdings))
+            self._snapshot_of, self._made = table, now
 
     def families(self) -> Iterable[Family]:
         yield Family("flowagent_kubernetes_addresses", "gauge", "Addresses with a name, past holders among them.", (),

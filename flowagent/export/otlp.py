@@ -1,14 +1,15 @@
-"""Sink `otlp`: rows as log records to an OpenTelemetry Collector or any other server that takes OTLP over HTTP.
+"""Sink `otlp`: rows as log records, and the agent's metrics, to an OpenTelemetry Collector or any other OTLP server.
 
 Bodies are protobuf (https://opentelemetry.io/docs/specs/otlp/, version 1).
 """
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -17,14 +18,16 @@ import msgspec
 from flowagent import __version__
 from flowagent.batch import Batch
 from flowagent.component import Context
-from flowagent.errors import ConfigError, Retry
-from flowagent.export import otlp_logs
+from flowagent.errors import ConfigError, Rejected, Retry
+from flowagent.export import otlp_logs, otlp_metrics
 from flowagent.export.parts import Parts
 from flowagent.export.post import REFUSED, Judge, Poster, Posting
 from flowagent.export.secret import secret
-from flowagent.sections import parse_size
+from flowagent.metrics import Family
+from flowagent.sections import parse_duration, parse_size
 
 PATH = "/v1/logs"
+METRICS_PATH = "/v1/metrics"
 PARTIAL = "partial"
 """Why rows are missing that were in a request which was taken otherwise."""
 _LEVEL = 1
@@ -32,6 +35,8 @@ _LEVEL = 1
 _MAY_COME_RIGHT = (502, 503, 504)
 """Answers of 500 and above that the specification allows to try again after."""
 _ANSWER = 64 << 10
+_METRICS_SECONDS = 10.0
+"""How long the metrics of one time may take to send."""
 _SHOWN = 300
 _MOST_ROWS = 1 << 31
 _VARINT, _LENGTH = 0, 2
@@ -49,6 +54,8 @@ class Config(Posting, frozen=True, kw_only=True):
     """Compress bodies (Content-Encoding: gzip)."""
     max_body_bytes: str | int = "4MB"
     """Bytes of a body before compression at most; fewer where the server answers 413."""
+    metrics_every: str | float = 0
+    """Send the agent's metrics, those of /metrics, so often (30s); 0 for never."""
 
     def build(self, ctx: Context) -> OtlpSink:
         return OtlpSink(self, ctx)
@@ -70,14 +77,23 @@ class OtlpSink:
         self._parts = Parts(ctx, parse_size(config.max_body_bytes, f"{ctx.name}.max_body_bytes"), self._post)
         self._parts.count(PARTIAL, 0)
         self._said = ""
+        self.every = parse_duration(config.metrics_every, f"{ctx.name}.metrics_every")
+        elsewhere = msgspec.structs.replace(config, url=config.url.removesuffix(PATH))
+        self._metrics = _Poster(elsewhere, ctx, METRICS_PATH, judge)
+        self._since_ns = ctx.clock.now_ns()
+        self._pushes = {"sent": 0, "failed": 0}
 
     async def __aenter__(self) -> Self:
         await self._poster.__aenter__()
-        self._ctx.metrics.add(self._parts.families)
+        await self._metrics.__aenter__()
+        self._ctx.metrics.add(self._families)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._ctx.metrics.remove(self._parts.families)
+        if self.every:
+            await self.push()
+        self._ctx.metrics.remove(self._families)
+        await self._metrics.__aexit__(*exc)
         await self._poster.__aexit__(*exc)
 
     def columns(self) -> frozenset[str] | None:
@@ -87,13 +103,35 @@ class OtlpSink:
         logs = otlp_logs.encode(batch, self._ctx.clock.now_ns())
         return await self._parts.send(len(batch), partial(logs.request, self._resource))
 
-    async def _post(self, body: bytes) -> None:
+    async def push(self) -> None:
+        """All metrics as they are now. What fails is not sent again: the next ones say all that these did."""
+        span = otlp_metrics.Span(self._since_ns, self._ctx.clock.now_ns())
+        try:
+            async with asyncio.timeout(_METRICS_SECONDS):
+                for body in otlp_metrics.requests(self._ctx.metrics.collect(), self._resource, span):
+                    await self._post_to(self._metrics, body)
+        except (Retry, Rejected, TimeoutError) as error:
+            self._pushes["failed"] += 1
+            self._ctx.log.warning("metrics were not sent: %s", error or "no answer in time")
+        else:
+            self._pushes["sent"] += 1
+
+    def _families(self) -> Iterable[Family]:
+        yield from self._parts.families()
+        text = "Times the metrics of the agent were to be sent, by what came of it."
+        pushes = {(self._ctx.name, result): count for result, count in self._pushes.items()}
+        yield Family("flowagent_sink_metric_pushes", "counter", text, ("sink", "result"), pushes)
+
+    async def _post_to(self, poster: Poster, body: bytes) -> None:
         try:
             secrets = {name: secret(path, "ascii") for name, path in self._header_files.items()}
         except OSError as error:
             raise Retry(str(error)) from error
         data = gzip.compress(body, _LEVEL, mtime=0) if self._gzip else body
-        await self._poster.post(data, {**self._headers, **secrets})
+        await poster.post(data, {**self._headers, **secrets})
+
+    async def _post(self, body: bytes) -> None:
+        await self._post_to(self._poster, body)
         rejected, why = partial_success(self._poster.answer)
         self._parts.count(PARTIAL, rejected)
         if why != self._said and (rejected or why):

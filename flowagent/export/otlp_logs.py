@@ -46,7 +46,7 @@ class Logs(NamedTuple):
     def request(self, resource: bytes, start: int, stop: int) -> bytes:
         """The body of a request with these rows; `resource` is what the function of this name made."""
         first, last = (int(self.stops[row - 1]) if row else 0 for row in (start, stop))
-        return _field(1, resource + _field(2, _SCOPE + self.data[first:last]))
+        return field(1, resource + field(2, SCOPE + self.data[first:last]))
 
 
 def encode(batch: Batch, now_ns: int) -> Logs:
@@ -59,16 +59,14 @@ def encode(batch: Batch, now_ns: int) -> Logs:
 
 def resource(values: Mapping[str, str]) -> bytes:
     """Who says all this: attributes with texts."""
-    pairs = (
-        _field(1, _field(1, name.encode()) + _field(2, _field(1, value.encode()))) for name, value in values.items()
-    )
-    return _field(1, b"".join(pairs))
+    pairs = (field(1, field(1, name.encode()) + field(2, field(1, value.encode()))) for name, value in values.items())
+    return field(1, b"".join(pairs))
 
 
 def _encode(batch: Batch, now_ns: int) -> Logs:
     rows = len(batch)
     matrix = Marked(rows)
-    matrix.constant(_tag(2, _LENGTH))
+    matrix.constant(tag(2, _LENGTH))
     matrix.column(np.zeros(1, _PREFIX), np.zeros(1, _PREFIX))
     time = TIME.read(batch)
     if time is not None:
@@ -88,7 +86,7 @@ def _encode(batch: Batch, now_ns: int) -> Logs:
 
 def _add_time(matrix: Marked, number: int, value: Value) -> None:
     start = matrix.width
-    matrix.constant(_tag(number, _FIXED64))
+    matrix.constant(tag(number, _FIXED64))
     matrix.column(distinct(value).astype("<u8"))
     if value.known is not None:
         matrix.erase(start, ~value.known)
@@ -96,21 +94,21 @@ def _add_time(matrix: Marked, number: int, value: Value) -> None:
 
 def _add(matrix: Marked, name: bytes, value: Value) -> None:
     """An attribute: a length is known only when what it is the length of is."""
-    tag, octets, used, lengths = _octets(value)
+    kind, octets, used, lengths = _octets(value)
     sizes = []
-    if tag == _STRING:
+    if kind == _STRING:
         sizes.append(lengths)
         lengths = lengths + _varints(lengths)[2]
     lengths = lengths + 1
     sizes.append(lengths)
-    key = _field(1, name)
+    key = field(1, name)
     sizes.append(lengths + _varints(lengths)[2] + (len(key) + 1))
     start = matrix.width
-    matrix.constant(_tag(6, _LENGTH))
+    matrix.constant(tag(6, _LENGTH))
     _add_number(matrix, sizes.pop())
-    matrix.constant(key + _tag(2, _LENGTH))
+    matrix.constant(key + tag(2, _LENGTH))
     _add_number(matrix, sizes.pop())
-    matrix.constant(tag)
+    matrix.constant(kind)
     if sizes:
         _add_number(matrix, sizes.pop())
     matrix.column(octets, used)
@@ -168,13 +166,15 @@ def _varints(values: Array) -> tuple[Array, Array, Array]:
     return octets, used, counts
 
 
-def _tag(number: int, kind: int) -> bytes:
+def tag(number: int, kind: int) -> bytes:
+    """What stands before a value: its number and how it is written."""
     return varint(number << 3 | kind)
 
 
-def _field(number: int, data: bytes) -> bytes:
+def field(number: int, data: bytes) -> bytes:
     """A message or text."""
-    return b"".join((_tag(number, _LENGTH), varint(len(data)), data))
+    return b"".join((tag(number, _LENGTH), varint(len(data)), data))
 
 
-_SCOPE = _field(1, _field(1, b"flowagent") + _field(2, __version__.encode()))
+SCOPE = field(1, field(1, b"flowagent") + field(2, __version__.encode()))
+"""Who measures: the field of a ScopeLogs or ScopeMetrics."""

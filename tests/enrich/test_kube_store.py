@@ -3,9 +3,9 @@
 import msgspec
 import numpy as np
 import pytest
-from conftest import addresses
 from hypothesis import given
 from hypothesis import strategies as st
+from kube_running import addresses
 
 from flowagent import names
 from flowagent.addresses import address_words
@@ -134,8 +134,8 @@ def test_an_object_without_an_owner_is_its_own():
     store = Store(HISTORY, 1000)
     store.put(thing("a", "10.0.0.1"), 5)
     store.put(thing("s", "10.1.0.1", kind="Service"), 5)
-    found = [(said(store, ip, 6, "owner_type"), said(store, ip, 6, "owner_name")) for ip in ("10.0.0.1", "10.1.0.1")]
-    assert found == [("Pod", "name-a"), ("Service", "name-s")]
+    found = [[said(store, ip, 6, part) for part in ("owner_type", "owner_name")] for ip in ("10.0.0.1", "10.1.0.1")]
+    assert found == [["Pod", "name-a"], ["Service", "name-s"]]
 
 
 def test_the_oldest_past_holders_go_first_when_there_are_too_many():

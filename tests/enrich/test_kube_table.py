@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import addresses
 from hypothesis import given
 from hypothesis import strategies as st
+from kube_running import addresses
 
 from flowagent import names
 from flowagent.enrich.kube_table import PARTS, Holdings, KubeTable

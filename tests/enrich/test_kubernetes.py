@@ -3,39 +3,29 @@
 import asyncio
 import json
 import os
+import re
 import threading
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
-from conftest import flows, named, running, serving, until
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from kube_api import KubeApi, node, owned, pod, service
+import yaml
+from kube_api import pod, service
+from kube_running import flows, is_ready, named, running, samples, serving, shop, until
 
 from flowagent import names
 from flowagent.batch import Batch
 from flowagent.clock import SECOND, ManualClock
 from flowagent.component import Context
-from flowagent.enrich import kube_owners, kube_watch, kubernetes
+from flowagent.config import parse
+from flowagent.enrich import kubernetes
 from flowagent.enrich.kubernetes import Config
 from flowagent.errors import ConfigError
 from flowagent.export.netobserv import FIELDS
 from flowagent.export.schemas import encoder
 
 NOW_NS = 1_714_561_200 * SECOND  # an hour after kube_api.START
-
-
-def is_ready(enricher):
-    return lambda: enricher.ready() is None
-
-
-async def shop(api):
-    """A small cluster."""
-    await api.put("nodes", node("node-a", "192.0.2.1", zone="east", external="198.51.100.1"))
-    await api.put("replicasets", owned("web-5d4", "rs-1", ("Deployment", "web", "d-1")))
-    await api.put("pods", pod("web-5d4-abc", "10.0.0.5", owner=("ReplicaSet", "web-5d4", "rs-1")))
-    await api.put("pods", pod("dns", "10.0.0.6", namespace="kube-system"))
-    await api.put("services", service("front", "172.30.0.9", external=["203.0.113.7"]))
 
 
 async def test_netobserv_gets_every_field_of_kubernetes_in_its_type(api, tmp_path, quick):
@@ -162,10 +152,6 @@ async def test_it_is_not_ready_before_everything_was_listed_once(api, tmp_path, 
         await until(is_ready(enricher))
 
 
-def samples(enricher, name):
-    return next(f.samples for f in enricher.families() if f.name == f"flowagent_kubernetes_{name}")
-
-
 async def test_metrics(api, tmp_path, quick):
     await shop(api)
     async with running(Config(kubeconfig=api.kubeconfig(tmp_path), mode="full")) as enricher:
@@ -180,41 +166,6 @@ async def test_metrics(api, tmp_path, quick):
         assert samples(enricher, "requests")["replicasets", "get", "200"] == 1
         assert all(0 <= age < 10 for age in samples(enricher, "age_seconds").values())
         assert samples(enricher, "rebuild_seconds")[()] > 0
-
-
-async def test_an_agent_takes_the_names_of_another(api, tmp_path, quick):
-    await shop(api)
-    async with running(Config(kubeconfig=api.kubeconfig(tmp_path), mode="full")) as giver:
-        await until(is_ready(giver))
-        async with serving(giver) as (url, asked):
-            config = Config(snapshot_url=url, snapshot_every="20ms")
-            async with running(config) as taker:
-                await until(is_ready(taker))
-                for address in ("10.0.0.5", "10.0.0.6", "172.30.0.9", "203.0.113.7", "192.0.2.1", "8.8.8.8"):
-                    for part in kubernetes.PARTS:
-                        assert named(taker, address, part) == named(giver, address, part)
-                await until(lambda: 304 in asked)
-                giver._snapshot_made = -np.inf
-                await api.put("pods", pod("new", "10.0.0.9"))
-                await until(lambda: named(taker, "10.0.0.9") == "new")
-                assert samples(taker, "requests")["snapshot", "get", "304"] >= 1
-
-
-async def test_a_snapshot_that_cannot_be_used_leaves_the_names_that_are_known(api, tmp_path, quick):
-    await shop(api)
-    async with running(Config(kubeconfig=api.kubeconfig(tmp_path), mode="full")) as giver:
-        await until(is_ready(giver))
-        async with serving(giver) as (url, asked):
-            async with running(Config(snapshot_url=url, snapshot_every="20ms")) as taker:
-                await until(is_ready(taker))
-                data, _ = giver.snapshot()
-                asked.wrong = data[:-5]
-                before = len(asked)
-                await until(lambda: len(asked) > before + 2)
-                assert taker.ready() is None
-                assert named(taker, "10.0.0.5") == "web-5d4-abc"
-            async with running(Config(snapshot_url=url)) as late:
-                assert "cut off" in await until(lambda: late.ready() if "cut" in (late.ready() or "") else None)
 
 
 async def test_a_node_asks_for_its_own_pods_only(api, tmp_path, quick, monkeypatch):
@@ -253,92 +204,14 @@ def test_what_is_needed_and_added():
     assert enricher.ready() == "no snapshot yet"
 
 
-IPS, VIPS = [f"10.9.0.{i}" for i in range(6)], [f"10.8.0.{i}" for i in range(12)]
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("pod"), st.integers(0, 5), st.integers(0, 5)),
-        st.tuples(st.just("done"), st.integers(0, 5)),
-        st.tuples(st.just("gone"), st.integers(0, 5)),
-        st.tuples(st.just("service"), st.integers(0, 5)),
-        st.tuples(st.just("cut"), st.binary(max_size=3)),
-        st.tuples(st.sampled_from(["compact", "expire", "bookmark", "settle", "refuse", "allow"])),
-    ),
-    min_size=5,
-    max_size=40,
-)
-
-
-@settings(max_examples=25, deadline=None)
-@given(steps=STEPS, page=st.integers(1, 3), error_events=st.booleans())
-def test_after_any_churn_the_table_says_what_the_cluster_is(tmp_path_factory, steps, page, error_events):
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(kubernetes, "_APART_SECONDS", 0.002)
-        patched.setattr(kube_watch, "_FIRST_SECONDS", 0.002)
-        patched.setattr(kube_watch, "_MOST_SECONDS", 0.01)
-        patched.setattr(kube_owners, "_APART_SECONDS", 0.0)
-        asyncio.run(churn(tmp_path_factory.mktemp("churn"), steps, page, error_events))
-
-
-async def churn(folder, steps, page, error_events):
-    api = await KubeApi(max_page=page).start()
-    api.error_events = error_events
-    for number in range(6):
-        await api.put("replicasets", owned(f"rs{number}", f"rs-{number}", ("Deployment", f"app{number}", "d")))
-    try:
-        async with running(Config(kubeconfig=api.kubeconfig(folder), mode="full", history=0)) as enricher:
-            for number, step in enumerate(steps):
-                await take(api, step, number)
-            api.refused.clear()
-            there = {(kind,): len(api.objects[kind]) for kind in ("pods", "services", "nodes")}
-            await until(lambda: said(enricher) == expected(api) and samples(enricher, "objects") == there)
-    finally:
-        await api.stop()
-
-
-async def take(api, step, number):  # noqa: C901 - one case a kind of step
-    """One change of the cluster, or of the way to it."""
-    pods = {thing["metadata"]["name"]: thing for thing in api.objects["pods"].values()}
-    match step:
-        case "pod", which, ip:
-            taken = {p["status"]["podIP"] for p in pods.values() if p["status"]["phase"] == "Running"}
-            if IPS[ip] not in taken and f"pod{which}" not in pods:
-                owner = ("ReplicaSet", f"rs{which}", f"rs-{which}")
-                await api.put("pods", pod(f"pod{which}", IPS[ip], uid=f"u{number}", owner=owner, start=None))
-        case "done", which if f"pod{which}" in pods:
-            done = pods[f"pod{which}"]
-            await api.put("pods", {**done, "status": {**done["status"], "phase": "Succeeded"}})
-        case "gone", which if f"pod{which}" in pods:
-            await api.delete("pods", pods[f"pod{which}"]["metadata"]["uid"])
-        case "service", which:
-            await api.put("services", service(f"svc{which}", VIPS[which + 6 * (number % 2)], uid=f"s{which}"))
-        case "cut", beginning:
-            api.cut(beginning)
-        case ("compact",) | ("expire",):
-            api.compact()
-            if step == ("expire",):
-                api.cut()
-        case ("bookmark",):
-            await api.bookmark()
-        case ("refuse",) | ("allow",):
-            api.refused = {"": 503} if step == ("refuse",) else {}
-        case ("settle",):
-            await asyncio.sleep(0.01)
-
-
-def said(enricher):
-    parts = ("name", "type", "owner_name", "owner_type")
-    return {ip: tuple(named(enricher, ip, part) for part in parts) for ip in (*IPS, *VIPS)}
-
-
-def expected(api):
-    found = dict.fromkeys((*IPS, *VIPS), ("", "", "", ""))
-    for thing in api.objects["services"].values():
-        name = thing["metadata"]["name"]
-        found[thing["spec"]["clusterIP"]] = (name, "Service", name, "Service")
-    for thing in api.objects["pods"].values():
-        if thing["status"]["phase"] == "Running":
-            found[thing["status"]["podIP"]] = (name := thing["metadata"]["name"], "Pod", f"app{name[3:]}", "Deployment")
-    return found
+async def test_it_stays_ready_whatever_is_not_known_later(api, tmp_path, quick):
+    async with running(Config(kubeconfig=api.kubeconfig(tmp_path), mode="full")) as enricher:
+        await until(is_ready(enricher))
+        enricher._source._watches[0].heard = None
+        await api.put("services", service("new", "172.30.0.8"))
+        await until(lambda: named(enricher, "172.30.0.8") == "new")
+        assert enricher._source.problem is not None
+        assert enricher.ready() is None
 
 
 async def test_an_unexpected_error_is_logged_and_it_goes_on(api, tmp_path, quick, monkeypatch, caplog):
@@ -386,8 +259,29 @@ async def test_names_that_are_used_are_not_forgotten(api, tmp_path, quick, monke
     await shop(api)
     async with running(Config(kubeconfig=api.kubeconfig(tmp_path), mode="full")) as enricher:
         await until(is_ready(enricher))
+        # As if a million other names came: those that are kept are last again.
         later = names.code("another name")
         await until(lambda: list(names._texts).index(names.code("web-5d4-abc")) > list(names._texts).index(later))
+
+
+def documented():
+    """The examples of the documentation."""
+    page = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text("utf-8")
+    return re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", documented())
+async def test_the_examples_of_the_documentation_work(api, tmp_path, quick, monkeypatch, example):
+    await shop(api)
+    monkeypatch.setenv("KUBECONFIG", api.kubeconfig(tmp_path))
+    async with running(Config(mode="full")) as giver, serving(giver) as (url, _):
+        await until(is_ready(giver))
+        environ = {"NODE_NAME": "node-a", "PORT": url.rpartition(":")[2]}
+        (kind,) = parse(yaml.safe_load(example), environ).enrich
+        async with running(kind.settings) as enricher:
+            await until(is_ready(enricher))
+            await until(lambda: named(enricher, "10.0.0.5", "owner_name") == "web")
+            assert named(enricher, "192.0.2.1") == "node-a"
 
 
 if os.environ.get("KUBECONFIG"):
@@ -397,3 +291,4 @@ if os.environ.get("KUBECONFIG"):
             await until(is_ready(enricher))
             assert samples(enricher, "objects")["nodes",] > 0
             assert samples(enricher, "addresses")[()] > 0
+            assert msgspec.json.encode(enricher.ready()) == b"null"

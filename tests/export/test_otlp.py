@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import yaml
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from flowagent.batch import Batch
 from flowagent.channel import Item
 from flowagent.clock import ManualClock
-from flowagent.component import Context
+from flowagent.component import Context, Periodic
 from flowagent.config import parse
 from flowagent.errors import ConfigError, Rejected, Retry
 from flowagent.export.otlp import Config, partial_success
@@ -24,7 +25,7 @@ from flowagent.outcome import Outcomes, Ticket
 from flowagent.outlet import Outlet
 
 DOCS = Path(__file__).parents[2] / "docs" / "sinks" / "otlp.md"
-NO_PAUSE = SimpleNamespace(random=lambda: -0.5)
+NO_PAUSE = SimpleNamespace(random=lambda: -1)
 
 
 def rows(n, first=0):
@@ -45,7 +46,8 @@ async def write(server, batch, **settings):
 def resources(server):
     """All that the server took."""
     for came in server.taken:
-        yield from ExportLogsServiceRequest.FromString(came.body).resource_logs
+        if came.path.endswith("/v1/logs"):
+            yield from ExportLogsServiceRequest.FromString(came.body).resource_logs
 
 
 def numbers(server):
@@ -243,8 +245,8 @@ async def test_the_examples_of_the_documentation_work(serve, tmp_path):
     for kind in kinds:
         async with kind.settings.build(Context(kind.name)) as sink:
             await sink.write(rows(1))
-    assert [came.path for came in server.taken] == ["/v1/logs", "/api/v2/otlp/v1/logs"]
-    assert server.taken[1].headers["Authorization"] == "abc"
+    assert [came.path for came in server.taken] == ["/v1/logs", "/v1/metrics", "/api/v2/otlp/v1/logs"]
+    assert server.taken[2].headers["Authorization"] == "abc"
     assert [attributes(r.resource)["host.name"] for r in resources(server)] == ["n1", socket.gethostname()]
 
 
@@ -266,3 +268,38 @@ def test_settings_that_are_wrong(tmp_path):
 
 def test_it_uses_all_columns():
     assert config("http://x").build(Context("otel")).columns() is None
+
+
+def pushed(server):
+    """Names of the metrics of each push."""
+    for came in server.taken:
+        if came.path.endswith("/v1/metrics"):
+            request = ExportMetricsServiceRequest.FromString(came.body)
+            yield {metric.name for metric in request.resource_metrics[0].scope_metrics[0].metrics}
+
+
+async def test_metrics_are_sent_when_asked_for_and_at_the_end(serve):
+    server = await serve()
+    async with config(f"{server.url}/v1/logs", metrics_every=30, gzip=False).build(Context("otel")) as sink:
+        assert isinstance(sink, Periodic)
+        assert sink.every == 30
+        await sink.push()
+        assert len(list(pushed(server))) == 1
+    assert len(list(pushed(server))) == 2
+    assert all("flowagent_sink_metric_pushes_total" in names for names in pushed(server))
+
+
+async def test_without_a_period_no_metrics_are_sent(serve):
+    server = await serve()
+    async with config(server.url).build(Context("otel")) as sink:
+        assert sink.every == 0
+    assert server.taken == []
+
+
+async def test_metrics_that_cannot_be_sent_are_counted(caplog):
+    ctx = Context("otel")
+    async with config("http://127.0.0.1:1", metrics_every=60).build(ctx) as sink:
+        await sink.push()
+        found = {f.name: f.samples for f in ctx.metrics.collect()}["flowagent_sink_metric_pushes"]
+        assert found == {("otel", "sent"): 0, ("otel", "failed"): 1}
+    assert "metrics were not sent" in caplog.text
