@@ -11,6 +11,8 @@ that still show it, which are printed and saved.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -214,7 +216,11 @@ def fuzz(
 
 
 def rss() -> int:
-    """Resident bytes of this process."""
+    """Resident bytes of this process, once what was freed has gone back to the system."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
