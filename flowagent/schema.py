@@ -77,7 +77,7 @@ _NAMES = (
     _name("out_if_name", "name of the egress interface"),
     _name("service", "name of the service by protocol and port"),
 )
-"""What enrichment adds; see docs/enrichment.md."""
+"""What enrichment adds; see docs/kubernetes.md."""
 
 _COLUMNS = (
     Column("received_ns", "i8", "max", "when the agent took the datagram from the kernel", "time", "ns"),

@@ -9,14 +9,17 @@ import resource
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 import zstandard
 
 from flowagent.batch import Batch
 from flowagent.clock import SECOND, ManualClock
 from flowagent.component import Context
+from flowagent.config import parse
 from flowagent.errors import ConfigError, Retry
 from flowagent.export.file import Config
 
@@ -317,3 +320,14 @@ async def test_a_reader_of_stdout_that_stops_reading_holds_nobody_up(monkeypatch
                 read += await asyncio.to_thread(other_side.read, 65536)
             assert await length == len(read)
     assert numbers(read) == list(range(20_000))
+
+
+async def test_the_example_of_the_documentation_works(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "sinks" / "file.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (kind,) = parse({"export": yaml.safe_load(block)}, {"DIRECTORY": str(tmp_path)}).export
+    async with kind.settings.build(Context(kind.name, ManualClock(START))) as out:
+        await out.write(rows(1, 2))
+    assert names(tmp_path) == ["flows-20231114T221320.ndjson.zst"]
+    written = zstandard.ZstdDecompressor().stream_reader((tmp_path / names(tmp_path)[0]).read_bytes()).read()
+    assert numbers(written) == [1, 2]
