@@ -82,6 +82,7 @@ class OtlpSink:
         self._metrics = _Poster(elsewhere, ctx, METRICS_PATH, judge)
         self._since_ns = ctx.clock.now_ns()
         self._pushes = {"sent": 0, "failed": 0}
+        self._not_sent = ""
 
     async def __aenter__(self) -> Self:
         await self._poster.__aenter__()
@@ -112,8 +113,12 @@ class OtlpSink:
                     await self._post_to(self._metrics, body)
         except (Retry, Rejected, TimeoutError) as error:
             self._pushes["failed"] += 1
-            self._ctx.log.warning("metrics were not sent: %s", error or "no answer in time")
+            problem = str(error) or "no answer in time"
+            if problem != self._not_sent:
+                self._ctx.log.warning("metrics were not sent: %s", problem)
+            self._not_sent = problem
         else:
+            self._not_sent = ""
             self._pushes["sent"] += 1
 
     def _families(self) -> Iterable[Family]:
