@@ -23,10 +23,16 @@ NAMES = re.findall(
     nat_src_addr nat_dst_addr nat_src_port nat_dst_port nat_event
     tunnel_type tunnel_key tunnel_src_addr tunnel_dst_addr
     mpls_label
+    src_k8s_name dst_k8s_name src_k8s_namespace dst_k8s_namespace src_k8s_type dst_k8s_type
+    src_k8s_owner_name dst_k8s_owner_name src_k8s_owner_type dst_k8s_owner_type
+    src_k8s_host_name dst_k8s_host_name src_k8s_host_ip dst_k8s_host_ip src_k8s_zone dst_k8s_zone
+    src_k8s_network_name dst_k8s_network_name k8s_flow_layer k8s_cluster_name
+    src_subnet_label dst_subnet_label src_country dst_country src_city dst_city src_as_name dst_as_name
+    in_if_name out_if_name service
     weight inclusion_prob
 """,
 )
-KINDS = {"int", "addr", "mac", "time", "enum", "text", "bytes"}
+KINDS = {"int", "addr", "mac", "time", "enum", "name", "text", "bytes"}
 every_column = pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS.keys())
 
 
@@ -49,7 +55,7 @@ def test_each_says_what_it_is(column):
 @every_column
 def test_the_dtype_fits_the_kind(column):
     dtype = np.dtype(column.dtype)
-    expected = {"addr": "u8", "mac": "u8", "time": "i8", "enum": "u1"}.get(column.kind)
+    expected = {"addr": "u8", "mac": "u8", "name": "u8", "time": "i8", "enum": "u1"}.get(column.kind)
     assert expected is None or dtype == np.dtype(expected)
     assert (column.unit == "ns") == (column.kind == "time")
     assert bool(column.labels) == (column.kind == "enum")

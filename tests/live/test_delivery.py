@@ -26,10 +26,14 @@ def restored(receiver):
         if not receiver.is_up:
             receiver.start()
         agent.start()
-        until(lambda: agent.metrics().total("flowagent_spool_rows") == 0, "the spool is empty")
+        until(lambda: is_settled(agent.metrics()), "the spool is empty, and all in it is accounted for")
         return agent.metrics()
 
     return start
+
+
+def is_settled(metrics):
+    return metrics.total("flowagent_spool_rows") == metrics.total("flowagent_records_pending") == 0
 
 
 def webhook(receiver, **settings):
