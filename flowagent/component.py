@@ -153,7 +153,8 @@ class Enricher(Protocol):
     def enrich(self, batch: Batch, wanted: frozenset[str]) -> Batch:
         """The rows with those of the wanted columns added that it can add and they lack; sync, no I/O.
 
-        Names are columns of codes (see `names`), 0 where nothing is known. A name that is there stays as it is.
+        Names are columns of codes (see `names`), 0 where nothing is known. A name that is there stays as it is;
+        an enricher may correct other columns, where it knows better, in a way that does no harm twice.
         """
 
     def families(self) -> Iterable[Family]:

@@ -37,6 +37,8 @@ MARK, WAS, INSTEAD_OF = "flowagent", "flowagent-was", "flowagent-instead-of"
 DEFAULT_SAMPLING = 400
 """What Open vSwitch takes for IPFIX and sFlow where nothing is set."""
 CACHE_FLOWS = 8192
+OFF = "true"
+"""What switches sampling off in `enable-{input,output}-sampling`; "false", as the manual has it, does nothing (3.1)."""
 UINT32_MAX, UINT16_MAX = 0xFFFFFFFF, 0xFFFF
 
 
@@ -108,8 +110,9 @@ class Export:
         timeout, sampling = self.cache_active_timeout, EMPTY if self.sampling is None else self.sampling
         row: Row
         if self.protocol == "ipfix":
-            # What goes out came in before, and is counted there.
-            inputs_only = {"enable-input-sampling": "true", "enable-output-sampling": "false"}
+            # What goes out came in before, and is counted there. See OFF; should a version mean what its manual says,
+            # packets are reported twice, and the agent counts each once.
+            inputs_only = {"enable-output-sampling": OFF}
             row = {
                 "sampling": sampling,
                 "obs_domain_id": EMPTY if self.domain is None else self.domain,
@@ -129,7 +132,8 @@ class Export:
         return {name: value for name, value in {"targets": self.to, **row}.items() if name in columns}
 
 
-class Exporting(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Exporting:
     """What a bridge exports by one protocol; None where Open vSwitch's default holds."""
 
     targets: list[str]
@@ -325,8 +329,8 @@ class _Config:
             sflow=None if sflow is None else _number(sflow, "sampling", DEFAULT_SAMPLING),
             obs_domain_id=_number(ipfix, "obs_domain_id", 0),
             obs_point_id=_number(ipfix, "obs_point_id", 0),
-            input_sampling=settings.get("enable-input-sampling") != "false",
-            output_sampling=settings.get("enable-output-sampling") != "false",
+            input_sampling=settings.get("enable-input-sampling") != OFF,
+            output_sampling=settings.get("enable-output-sampling") != OFF,
             by_flows=any(mine in values(row["bridge"]) for row in self._sets),
         )
 

@@ -102,6 +102,8 @@ def _notes(bridges: dict[str, Bridge]) -> Iterator[str]:
     for bridge in bridges.values():
         if bridge.ipfix is not None:
             domains.setdefault(bridge.obs_domain_id, []).append(bridge.name)
+        if bridge.ipfix is not None and not bridge.input_sampling:
+            yield f"{bridge.name}: packets are reported as they go out only, and those into tunnels not at all"
         if bridge.by_flows:
             yield f"{bridge.name}: flows may sample, too (OpenFlow); OVSDB does not know with which probability"
     for domain, names in domains.items():

@@ -11,9 +11,12 @@ from __future__ import annotations
 import numpy as np
 
 from flowagent.batch import Array, Batch, constant, is_constant
+from flowagent.schema import SAMPLING_SOURCES
 
 SHORTEST, LONGEST = 40.0, 1500.0
 """Octets of the packets that a record is taken to consist of, where only their sum is known."""
+OVSDB = SAMPLING_SOURCES.index("ovsdb")
+"""The exporter had scaled its counts, which was undone as the rate is known otherwise; see `unscaled`."""
 
 
 def rates(batch: Batch) -> Array | float:
@@ -76,6 +79,38 @@ def upstream_variance(batch: Batch, name: str) -> Array:
     chord = (SHORTEST + LONGEST) * octets - SHORTEST * LONGEST * packets
     squares = np.where(packets > 1, np.maximum(least, chord), least)
     return np.asarray(rate * (rate - 1) * squares)
+
+
+def unscaled(batch: Batch, factor: Array, rate: Array) -> Batch:
+    """Take back that exporters multiplied `bytes` and `packets` by a whole `factor` (n,) int64 themselves.
+
+    Where it is above 0 and divides both, they are divided by it and get the `rate` (n,) float64, which they are to be
+    multiplied by from now on: that gives the same estimate, or a better one where the factor was not quite the rate,
+    and its variance. All other rows stay as they are: a factor that does not divide the counts is not theirs.
+    """
+    undone = factor > 0
+    divisor = np.where(undone, factor, 1).astype(np.uint64)
+    if len(divisor) and (divisor == divisor[0]).all():
+        divisor = divisor[0]  # dividing by one number is faster
+    columns = {}
+    for name in ("bytes", "packets"):
+        if name in batch:
+            columns[name] = batch[name] // divisor
+            undone = undone & (columns[name] * divisor == batch[name])
+    if not undone.any():
+        return batch
+    columns = {name: np.where(undone, values, batch[name]) for name, values in columns.items()}
+    valid = {name: batch.valid[name] for name in columns if name in batch.valid}
+    known = batch.is_known("sampling_rate") | undone
+    before = batch["sampling_rate"] if "sampling_rate" in batch else np.zeros(len(batch))
+    columns["sampling_rate"] = np.where(undone, rate, before)
+    columns["sampling_source"] = np.where(undone, np.uint8(OVSDB), batch["sampling_source"])
+    if undone.all() and (rate == rate[0]).all():
+        columns["sampling_rate"] = constant(rate[0], len(batch), np.float64)
+        columns["sampling_source"] = constant(OVSDB, len(batch), np.uint8)
+    if not known.all():
+        valid["sampling_rate"] = known
+    return batch.with_columns(columns, valid)
 
 
 def _known_or_one(batch: Batch, name: str) -> Array | float:

@@ -37,11 +37,11 @@ OF_NO_MODULE = {
 }
 # Modules without a test file of their own name, and where they are tested.
 TESTED_ELSEWHERE = {
-    "flowagent/ovs_cli.py": "test_ovs.py",
     "flowagent/__init__.py": "test_cli.py",
     "flowagent/__main__.py": "test_cli.py",
     "flowagent/delivery.py": "test_outlet_spool.py",
     "flowagent/elements.py": "test_element_table.py",
+    "flowagent/enrich/ovsdb.py": "enrich/test_enrich_ovsdb.py",
     "flowagent/export/encoder.py": "export/test_schemas.py",
     "flowagent/export/ipfix.py": "export/test_export_ipfix.py",
     "flowagent/export/parquet.py": "export/test_export_parquet.py",

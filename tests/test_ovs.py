@@ -1,65 +1,17 @@
 """Bridges are made to export and to stop, in the database of a real ovsdb-server; `detach` leaves it as it was."""
 
-import os
 import re
-import subprocess
-import time
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from live.openvswitch import Database
 
 from flowagent import ovsdb
 from flowagent.errors import ConfigError
 from flowagent.ovs import UINT32_MAX, Bridge, Export, attach, bridge_scaling, detach, flow_scaling, look, sampling_of
 
 needs_ovsdb = pytest.mark.service("ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovsdb-client")
-SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
-
-
-class Database:
-    """An ovsdb-server without a switch, which holds the bridges br0 and br1."""
-
-    def __init__(self, directory):
-        self.remote = f"unix:{directory / 'db.sock'}"
-        self._directory = directory
-        self._run("ovsdb-tool", "create", directory / "conf.db", SCHEMA)
-
-    @contextmanager
-    def running(self):
-        command = ["ovsdb-server", "conf.db", "--remote=punix:db.sock", "--unixctl=ctl"]
-        environment = os.environ | {"OVS_RUNDIR": str(self._directory)}
-        with subprocess.Popen(command, cwd=self._directory, env=environment, stderr=subprocess.DEVNULL) as server:
-            while not (self._directory / "db.sock").exists():
-                time.sleep(0.01)
-            self.vsctl("init", "--", "add-br", "br0", "--", "add-br", "br1")
-            yield self
-            server.terminate()
-
-    def vsctl(self, *command):
-        return self._run("ovs-vsctl", f"--db={self.remote}", "--no-wait", *command)
-
-    def dump(self):
-        return self._run("ovsdb-client", "dump", self.remote, "Open_vSwitch")
-
-    def rows(self, table):
-        return self.vsctl("--bare", "--columns=_uuid", "list", table).split()
-
-    def get(self, table, column):
-        [row] = self.rows(table)
-        return self.vsctl("get", table, row, column).strip()
-
-    def foreign(self, table="IPFIX", bridges=("br0",), **columns):
-        words = [f"{name}={value}" for name, value in columns.items()]
-        sets = [word for b in bridges for word in ("--", "set", "bridge", b, f"{table.lower()}=@x")]
-        self.vsctl("--id=@x", "create", table, 'targets="192.0.2.1:9995"', *words, *sets)
-
-    @staticmethod
-    def _run(*command):
-        return subprocess.run(
-            [str(word) for word in command], capture_output=True, text=True, check=True, timeout=20
-        ).stdout
 
 
 @pytest.fixture
@@ -91,7 +43,7 @@ async def test_attach_sets_what_was_asked_for(database):
     await attach(database.remote, "br0", Export(sampling=16, cache_active_timeout=5, domain=3))
     assert database.get("IPFIX", "targets") == '["127.0.0.1:4739"]'
     assert [database.get("IPFIX", c) for c in ("sampling", "obs_domain_id", "cache_active_timeout")] == ["16", "3", "5"]
-    assert 'enable-output-sampling="false"' in database.get("IPFIX", "other_config")
+    assert database.get("IPFIX", "other_config") == '{enable-output-sampling="true"}'  # which switches it off
     assert database.get("IPFIX", "external_ids") == "{flowagent=attached}"
 
 
@@ -206,7 +158,7 @@ async def test_no_such_bridge(database, name, says):
 
 @needs_ovsdb
 async def test_how_bridges_sample(database):
-    database.foreign(sampling=64, obs_domain_id=5, obs_point_id=6, other_config="enable-input-sampling=false")
+    database.foreign(sampling=64, obs_domain_id=5, obs_point_id=6, other_config="enable-input-sampling=true")
     database.foreign("sFlow", ("br1",))
     database.vsctl("--id=@b", "get", "bridge", "br1", "--", "create", "Flow_Sample_Collector_Set", "id=1", "bridge=@b")
     found = await sampling_of(database.remote)

@@ -8,14 +8,17 @@ from hypothesis import strategies as st
 from flowagent.batch import Batch, constant
 from flowagent.scale import (
     LONGEST,
+    OVSDB,
     SHORTEST,
     measure,
     probabilities,
     rates,
     received,
     scaled,
+    unscaled,
     upstream_variance,
 )
+from flowagent.schema import SAMPLING_SOURCES
 
 lengths = st.lists(st.integers(int(SHORTEST), int(LONGEST)), min_size=1, max_size=30)
 
@@ -140,3 +143,68 @@ def test_no_rows():
     empty = record(1, 1).rows(0, 0)
     for name in ("bytes", "packets", "flows", "records"):
         assert len(scaled(empty, name)) == len(upstream_variance(empty, name)) == 0
+
+
+def prescaled(octets, packets, **columns):
+    n = len(octets)
+    return Batch({
+        "bytes": np.array(octets, np.uint64), "packets": np.array(packets, np.uint64),
+        "sampling_source": np.full(n, SAMPLING_SOURCES.index("prescaled"), np.uint8), **columns,
+    })  # fmt: skip
+
+
+def test_scaling_is_undone_exactly():
+    before = prescaled([1600, 32, 48000], [16, 16, 32])
+    after = unscaled(before, np.full(3, 16), np.full(3, 16.0))
+    assert after["bytes"].tolist() == [100, 2, 3000]
+    assert after["packets"].tolist() == [1, 1, 2]
+    assert after["sampling_rate"].tolist() == [16] * 3
+    assert after["sampling_source"].tolist() == [OVSDB] * 3
+    assert before["bytes"].tolist() == [1600, 32, 48000]
+    for name in ("bytes", "packets"):
+        assert received(after, name).tolist() == received(before, name).tolist()
+        assert (upstream_variance(after, name) > 0).all()
+        assert not upstream_variance(before, name).any()
+
+
+def test_only_rows_that_the_factor_divides():
+    before = prescaled([1600, 1601, 1600, 1600], [16, 16, 17, 16])
+    after = unscaled(before, np.array([16, 16, 16, 0]), np.full(4, 16.0))
+    assert after["bytes"].tolist() == [100, 1601, 1600, 1600]
+    assert after["packets"].tolist() == [1, 16, 17, 16]
+    assert after.valid["sampling_rate"].tolist() == [True, False, False, False]
+    assert (after["sampling_source"] == OVSDB).tolist() == [True, False, False, False]
+    assert received(after, "bytes").tolist() == received(before, "bytes").tolist()
+
+
+def test_rates_of_other_rows_stay():
+    before = prescaled([10, 20], [1, 2], sampling_rate=np.array([64.0, 0.0]))
+    before = Batch(before.columns, valid={"sampling_rate": np.array([True, False])})
+    after = unscaled(before, np.array([0, 2]), np.array([0.0, 2.5]))
+    assert after["sampling_rate"].tolist() == [64, 2.5]
+    assert "sampling_rate" not in after.valid
+    assert received(after, "packets").tolist() == [64, 2.5]
+
+
+def test_what_is_unknown_stays_unknown_though_its_scaling_is_undone():
+    before = Batch(prescaled([0, 32], [16, 16]).columns, valid={"bytes": np.array([False, True])})
+    after = unscaled(before, np.full(2, 16), np.full(2, 16.0))
+    assert after.valid["bytes"].tolist() == [False, True]
+    assert after["packets"].tolist() == [1, 1]
+
+
+def test_nothing_to_undo_is_no_change():
+    before = prescaled([10], [1])
+    assert unscaled(before, np.array([0]), np.array([0.0])) is before
+    assert unscaled(before, np.array([3]), np.array([3.0])) is before
+    empty = before.rows(0, 0)
+    assert unscaled(empty, np.zeros(0, np.int64), np.zeros(0)) is empty
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=20), st.integers(1, 65535))
+def test_undoing_never_changes_what_is_estimated(samples, factor):
+    octets = [size * factor for size in samples]
+    before = prescaled(octets, [factor] * len(samples))
+    after = unscaled(before, np.full(len(samples), factor), np.full(len(samples), float(factor)))
+    assert (after["sampling_source"] == OVSDB).all()
+    assert received(after, "bytes").tolist() == pytest.approx(octets, rel=1e-12)
