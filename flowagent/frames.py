@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -31,6 +32,8 @@ class _Frame(msgspec.Struct, array_like=True):
     columns: list[_Column]
 
 
+_DTYPE = re.compile(r"[<>|][biufSV][0-9]{1,6}")
+"""What `dtype.str` says of columns; others may be names that NumPy warns of."""
 _decoder = msgspec.msgpack.Decoder(_Frame)
 
 
@@ -66,6 +69,8 @@ def _unpack(column: _Column) -> Array:
         items: Any = np.empty(len(column.data), object)
         items[:] = column.data
         return np.asarray(items)
+    if not _DTYPE.fullmatch(column.dtype):
+        raise TypeError(f"{column.dtype!r} is no type of a column")
     shape = (*column.shape[:-1], 1) if column.is_constant else column.shape
     values: Array = np.frombuffer(column.data, column.dtype).reshape(shape)
     return np.broadcast_to(values, column.shape) if column.is_constant else values

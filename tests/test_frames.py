@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowagent import frames
 from flowagent.batch import Batch, constant, is_constant
 from flowagent.frames import pack, unpack
 
@@ -70,3 +71,10 @@ def test_damaged_frames_are_refused_or_harmless(place, change):
     except ValueError:
         return
     assert len(found) >= 0
+
+
+def test_a_type_that_numpy_warns_of_is_refused():
+    # "a8" was another name of "S8"; a flipped bit makes it of "i8".
+    with pytest.raises(ValueError, match="no type of a column"):
+        unpack(frames._compressor.compress(frames._encoder.encode(frames._Frame(1, [
+            frames._Column("bytes", "|a8", (1,), is_constant=False, data=bytes(8), known=None)]))))  # fmt: skip
