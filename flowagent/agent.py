@@ -32,6 +32,7 @@ class Agent:
     def __init__(self, config: Config, ctx: Context | None = None) -> None:
         self._config = config
         self.ctx = ctx or Context("flowagent", state_dir=state_directory(config.state))
+        self.ctx.metrics.since_ns = self.ctx.clock.now_ns()
         self.pipeline = Pipeline(config, self.ctx)
         self.server = Server(config.http, self, self.ctx.named("http"))
         self.started = asyncio.Event()

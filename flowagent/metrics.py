@@ -87,7 +87,9 @@ Collector = Callable[[], Iterable[Family]]
 class Metrics:
     """The collectors of a running agent."""
 
-    def __init__(self) -> None:
+    def __init__(self, since_ns: int = 0) -> None:
+        self.since_ns = since_ns
+        """When counting began, ns since 1970; 0 where nobody said."""
         self._collectors: list[Collector] = []
         self._gone: dict[str, Family] = {}
 

@@ -32,17 +32,17 @@ def code(text: str) -> int:
     if not text:
         return 0
     known = _codes.get(text)
-    if known is None:
-        cut = text.encode("utf-8", "replace")[:MAX_BYTES].decode("utf-8", "ignore").replace("\0", "")
-        known = int.from_bytes(hashlib.blake2b(cut.encode(), digest_size=8).digest(), "big") or 1
-        if cut != text:
-            return code(cut)
-        _codes[text] = known
-        _texts[known] = text
-        if len(_texts) > MAX_NAMES:
-            _codes.pop(_texts.popitem(last=False)[1])
-    else:
+    if known is not None:
         _texts.move_to_end(known)
+        return known
+    cut = text.encode("utf-8", "replace")[:MAX_BYTES].decode("utf-8", "ignore").replace("\0", "")
+    if cut != text:
+        return code(cut)
+    known = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") or 1
+    _codes[text] = known
+    _texts[known] = text
+    if len(_texts) > MAX_NAMES:
+        _codes.pop(_texts.popitem(last=False)[1])
     return known
 
 
@@ -68,13 +68,17 @@ def texts(codes: Array) -> Array:
 
 
 def spelled(batch: Batch) -> Batch:
-    """The rows with their names as texts, as outputs want them; columns of no row's name are left out."""
-    found = {
-        name: values
-        for name, values in batch.columns.items()
-        if values.dtype == CODE and name in COLUMNS and COLUMNS[name].kind == "name"
-    }
-    if not found:
+    """The rows with their names as texts, unknown where there is none; a column that names no row is left out."""
+    coded = [name for name, values in batch.columns.items() if values.dtype == CODE and _is_name(name)]
+    if not coded:
         return batch
-    whole = batch.with_columns({name: texts(values) for name, values in found.items() if values.any()})
-    return whole.select([name for name in whole.columns if name not in found or found[name].any()])
+    known = {name: batch[name] != 0 for name in coded}
+    used = [name for name in coded if known[name].any()]
+    rows = batch.select(name for name in batch.columns if name not in known or name in used)
+    return rows.with_columns(
+        {name: texts(batch[name]) for name in used}, {name: known[name] for name in used if not known[name].all()}
+    )
+
+
+def _is_name(name: str) -> bool:
+    return name in COLUMNS and COLUMNS[name].kind == "name"

@@ -3,9 +3,9 @@
     prepare -> enrich -> counters -> shed -> policies -> window -> sample -> enrich
 
 `run` feeds it from sources and `replay` from captures; both forward what comes
-out. Of records only those columns are enriched that somebody here looks at; of rows that are forwarded, few as
-they are, all others. Records gather until there are enough to be worth a round of policies and
-window; counters do not wait.
+out. Of records only those columns are enriched that somebody here looks at; of
+rows that are forwarded, few as they are, all others. Records gather until there
+are enough to be worth a round of policies and window; counters do not wait.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Stages:
     def connect(self, enrichers: Sequence[Enricher], analyses: Sequence[Analysis]) -> None:
         """From now on these say what values mean, and these look at records."""
         self.analyses = list(analyses)
-        looked_at = self.analysed_columns | (self._window.columns or frozenset())
-        self._names.connect(enrichers, looked_at)
+        looked_at = (a.columns for a in self.analyses)
+        self._names.connect(enrichers, (self._window.columns or frozenset()).union(*looked_at))
 
     def process(self, batch: Batch, now_ns: int, backlog: float = 0.0) -> Batch:
         """Take records in; `backlog` is the part of the sources' buffers that is filled."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flowagent import names
 from flowagent.batch import Batch
+from flowagent.export.encode import json_lines
 from flowagent.filters import parse_filter
 
 
@@ -56,6 +57,7 @@ def test_rows_that_leave_have_texts_and_no_empty_columns() -> None:
     )
     rows = names.spelled(batch)
     assert rows["src_k8s_name"].tolist() == [b"web", b"", b"web"]
+    assert rows.is_known("src_k8s_name").tolist() == [True, False, True]
     assert sorted(rows.columns) == ["bytes", "src_k8s_name"]
 
 
@@ -72,3 +74,9 @@ def test_rows_that_leave_have_texts_and_no_empty_columns() -> None:
 def test_filters_compare_names(text: str, rows: list[int]) -> None:
     batch = Batch({"src_k8s_namespace": names.codes(["kube-system", "shop", ""])})
     assert np.flatnonzero(parse_filter(text, "x")(batch)).tolist() == rows
+
+
+def test_rows_without_a_name_do_not_mention_it() -> None:
+    batch = Batch({"src_k8s_name": names.codes(["web", ""]), "bytes": np.arange(2, dtype=np.uint64)})
+    for rows in (batch, names.spelled(batch)):
+        assert json_lines(rows).splitlines() == [b'{"bytes":0,"src_k8s_name":"web"}', b'{"bytes":1}']

@@ -131,3 +131,27 @@ def test_names_that_rows_brought_along_stay() -> None:
     brought = rows(80).with_columns({"src_k8s_name": names.codes(["theirs"])})
     made.process(brought, SECOND)
     assert made.tick(20 * SECOND)["src_k8s_name"].tolist() == [b"theirs"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"group_by": ["src_k8s_name"]}, {"filter": "src_k8s_name == low", "group_by": ["src_port"]}],
+)
+def test_policies_group_and_filter_by_names_that_the_window_has_not(entry: dict[str, object]) -> None:
+    config = parse({"analyse": [{"type": "policy", "name": "p", **entry}]})
+    policy = config.analyse[0].settings.build(Context("p"))  # type: ignore[attr-defined]
+    made = Stages(config, Outcomes(), Context("test"))
+    made.connect([Ports()], [policy])
+    made.process(rows(80, 8080, 80), SECOND)
+    made.tick(2 * SECOND)
+    found = {f.name: dict(f.samples) for f in policy.families()}["flowagent_policy_bytes"]
+    group = "src_k8s_name=low" if "filter" not in entry else "src_port=80"
+    assert found["p", group] == 200
+
+
+def test_an_enricher_that_is_gone_is_not_asked_for_any_more() -> None:
+    made, counted = stages([Ports("vlan", "src_k8s_zone")], ["proto"])
+    later = Ports("src_port", "vlan")
+    made.connect([later], [counted])
+    made.process(rows(80), SECOND)
+    assert later.asked == []

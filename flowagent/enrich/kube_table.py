@@ -58,7 +58,7 @@ class KubeTable:
     def build(cls, holdings: Holdings, infra_namespaces: Sequence[str]) -> Self:
         """Namespaces of infrastructure are names, or prefixes that end with `*`."""
         addresses, since, until, entity = _one_at_a_time(holdings)
-        table = AddressTable.build(addresses, since, until, entity)
+        table = AddressTable(addresses, since, until, entity)
         return cls(holdings, table, _is_app(holdings.parts, infra_namespaces))
 
     def keep_names(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from flowagent import names, ovsdb
 from flowagent.addresses import address_words
 from flowagent.batch import Array, Batch
 from flowagent.component import Context, Settings
+from flowagent.enrich.table import text_column
 from flowagent.errors import ConfigError
 from flowagent.metrics import Family
 from flowagent.ovs import Bridge, Scaling, bridge_scaling, flow_scaling, look
@@ -72,7 +73,7 @@ class Table(NamedTuple):
             np.array([scalings[d].factor for d in domains], np.int64),
             np.array([scalings[d].rate for d in domains], np.float64),
             np.array(indexes, np.uint32),
-            names.codes([*(interfaces[i] for i in indexes), ""]),
+            text_column(interfaces[i] for i in indexes),
         )
 
 

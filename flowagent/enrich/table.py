@@ -7,14 +7,12 @@ the same kind, which is looked into for the few rows that need it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
 
 import numpy as np
 
 from flowagent import names
 from flowagent.batch import Array
 
-ALWAYS = np.iinfo(np.int64).min
 FOREVER = np.iinfo(np.int64).max
 _U64 = np.uint64
 # Random and odd, so that nobody outside can aim at one slot.
@@ -50,11 +48,6 @@ class AddressTable:
         """Of each holder the place of the first one of its address."""
         last = np.concatenate([starts[1:], [len(order)]]) - 1 if len(order) else starts
         self._slots = _Slots(high, low, self._since, last, level=0) if len(order) else None
-
-    @classmethod
-    def build(cls, addresses: Array, since_ns: Array, until_ns: Array, entity: Array) -> Self:
-        """The same."""
-        return cls(addresses, since_ns, until_ns, entity)
 
     def __len__(self) -> int:
         return len(self._entity)

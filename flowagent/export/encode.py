@@ -46,7 +46,7 @@ def _value(batch: Batch, name: str) -> Value:
     if values.dtype.kind == "S":
         return Value("text", values, known)
     if column_kind(name) == "name":
-        return Value("text", names.texts(values), known)
+        return Value("text", names.texts(values), known).where(values != 0)
     kind = _KINDS.get("addr" if values.ndim == 2 else column_kind(name), "number")
     if kind == "code":
         return Value(kind, values, known, COLUMNS[name].labels.__getitem__)

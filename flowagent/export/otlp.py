@@ -35,7 +35,7 @@ _LEVEL = 1
 _MAY_COME_RIGHT = (502, 503, 504)
 """Answers of 500 and above that the specification allows to try again after."""
 _ANSWER = 64 << 10
-_METRICS_SECONDS = 10.0
+_METRICS_SECONDS = 5.0
 """How long the metrics of one time may take to send."""
 _SHOWN = 300
 _MOST_ROWS = 1 << 31
@@ -79,8 +79,8 @@ class OtlpSink:
         self._said = ""
         self.every = parse_duration(config.metrics_every, f"{ctx.name}.metrics_every")
         elsewhere = msgspec.structs.replace(config, url=config.url.removesuffix(PATH))
-        self._metrics = _Poster(elsewhere, ctx, METRICS_PATH, judge)
-        self._since_ns = ctx.clock.now_ns()
+        self._metrics = Poster(elsewhere, ctx, METRICS_PATH, judge)
+        self._since_ns = ctx.metrics.since_ns or ctx.clock.now_ns()
         self._pushes = {"sent": 0, "failed": 0}
         self._not_sent = ""
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowagent import names
-from flowagent.enrich.table import ALWAYS, FOREVER, AddressTable, text_column
+from flowagent.enrich.table import FOREVER, AddressTable, text_column
 
 WORD = st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1))
 TIME = st.integers(0, 20)
@@ -50,7 +50,7 @@ def test_an_empty_table_finds_nobody() -> None:
 def test_many_addresses_are_all_found() -> None:
     rng = np.random.default_rng(1)
     addresses = np.stack([rng.integers(0, 2, 50_000, np.uint64), rng.permutation(50_000).astype(np.uint64)])
-    always, forever = np.full(50_000, ALWAYS), np.full(50_000, FOREVER)
+    always, forever = np.zeros(50_000, np.int64), np.full(50_000, FOREVER)
     table = AddressTable(addresses, always, forever, np.arange(50_000, dtype=np.int32))
     assert (table.find(addresses, np.zeros(50_000, np.int64)) == np.arange(50_000)).all()
     assert table.nbytes < 16_000_000

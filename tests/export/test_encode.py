@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from flowagent.addresses import address_words
 from flowagent.batch import Batch, constant
 from flowagent.export.encode import json_lines, parts
+from flowagent.names import codes
 from flowagent.schema import COLUMNS, EXPORT_PROTOCOLS, SAMPLING_SOURCES
 
 
@@ -117,6 +118,7 @@ def test_columns_come_in_canonical_order_and_extra_ones_last():
     columns = {
         name: np.zeros((2, 1) if COLUMNS[name].kind == "addr" else 1, COLUMNS[name].dtype) for name in names[:-1]
     }
+    columns |= {name: codes(["some name"]) for name in columns if COLUMNS[name].kind == "name"}  # 0 is none
     line = json_lines(Batch({"ipClassOfService": np.zeros(1, "u8"), **columns}))
     assert list(json.loads(line)) == [*COLUMNS, "ipClassOfService"]
 

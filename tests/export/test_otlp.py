@@ -289,6 +289,17 @@ async def test_metrics_are_sent_when_asked_for_and_at_the_end(serve):
     assert all("flowagent_sink_metric_pushes_total" in names for names in pushed(server))
 
 
+async def test_metrics_are_counted_since_the_agent_began_and_not_the_sink(serve):
+    server = await serve()
+    ctx = Context("otel", ManualClock(10**18))
+    ctx.metrics.since_ns = 10**17
+    async with config(server.url, metrics_every=30, gzip=False).build(ctx) as sink:
+        await sink.push()
+    request = ExportMetricsServiceRequest.FromString(server.taken[0].body)
+    sums = [m.sum for m in request.resource_metrics[0].scope_metrics[0].metrics if m.HasField("sum")]
+    assert {point.start_time_unix_nano for one in sums for point in one.data_points} == {10**17}
+
+
 async def test_without_a_period_no_metrics_are_sent(serve):
     server = await serve()
     async with config(server.url).build(Context("otel")) as sink:
