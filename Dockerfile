@@ -8,7 +8,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY flowagent ./flowagent
 # Clients of other systems that the image has: extras of pyproject.toml, with commas; may be empty.
-ARG EXTRAS=parquet
+ARG EXTRAS=parquet,geoip
 RUN python -m pip wheel --no-deps --wheel-dir /wheels .
 RUN python -m venv /opt/flowagent
 RUN /opt/flowagent/bin/pip install "$(echo /wheels/*.whl)${EXTRAS:+[$EXTRAS]}"

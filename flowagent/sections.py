@@ -25,7 +25,15 @@ class Window(Settings, frozen=True):
 
     every: str | float = "10s"
     """Length of a window; 0 passes records through."""
-    key: tuple[str, ...] = (*FLOW_KEY, "exporter", "observation_domain", "in_if", "out_if", "direction")
+    key: tuple[str, ...] = (
+        *FLOW_KEY,
+        "exporter",
+        "export_protocol",
+        "observation_domain",
+        "in_if",
+        "out_if",
+        "direction",
+    )
     """Columns that make a key."""
     measures: tuple[str, ...] = ("bytes", "packets", "records", "start_ns", "end_ns", "received_ns", "tcp_flags")
     """Columns that are merged, each by its own rule."""

@@ -18,11 +18,13 @@ from flowagent.metrics import Metrics
 
 NEEDED = {
     "file": {"path": "flows.ndjson"},
+    "geoip": {"city": "GeoLite2-City.mmdb"},
     "ipfix": {"collector": "127.0.0.1:4739"},
     "otlp": {"url": "http://127.0.0.1:4318"},
     "parquet": {"path": "flows/hour=%H/part-%H%M%S.parquet"},
     "kubernetes": {"snapshot_url": "http://127.0.0.1:8077"},
     "kafka": {"brokers": ["127.0.0.1:9092"], "topic": "flows"},
+    "subnets": {"private": "private"},
     "loki": {"url": "http://127.0.0.1:3100"},
     "webhook": {"url": "http://127.0.0.1:8080/flows"},
 }

@@ -63,7 +63,7 @@ def test_every_default():
         "window": {
             "every": "10s",
             "key": ["src_addr", "dst_addr", "src_port", "dst_port", "proto",
-                    "exporter", "observation_domain", "in_if", "out_if", "direction"],
+                    "exporter", "export_protocol", "observation_domain", "in_if", "out_if", "direction"],
             "measures": ["bytes", "packets", "records", "start_ns", "end_ns", "received_ns", "tcp_flags"],
             "max_keys": 200_000,
         },

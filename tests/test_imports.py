@@ -22,15 +22,17 @@ CLIENTS = {
     "cramjam": {"export/push.py"},
     "google": {"export/prometheus_protobuf.py"},
     "lark": {"filters.py"},
+    "maxminddb": {"enrich/mmdb.py"},
     "prometheus_client": {"export/prometheus.py"},
     "pyarrow": {"export/parquet.py", "ingest/parquet.py"},
+    "pyroute2": {"enrich/netlink.py"},
     "zstandard": {"export/file.py", "frames.py", "ingest/ndjson.py", "ingest/pcap.py"},
     "yaml": {"config.py", "cli.py"},
     "typer": {"cli.py", "ovs_cli.py"},
     "rich": {"cli.py", "estimates.py"},
 }
 # Clients that only an extra installs.
-EXTRAS = {"pyarrow": "parquet"}
+EXTRAS = {"maxminddb": "geoip", "pyarrow": "parquet"}
 EVERYWHERE = {"numpy", "msgspec"}
 every_module = pytest.mark.parametrize("path", MODULES, ids=str)
 

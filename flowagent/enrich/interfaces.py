@@ -22,7 +22,7 @@ from flowagent.clock import SECOND
 from flowagent.component import Context, Settings
 from flowagent.enrich.keeping import keep_names
 from flowagent.enrich.prefixes import PrefixTable, parse_prefix
-from flowagent.enrich.table import ALWAYS, FOREVER, AddressTable, text_column
+from flowagent.enrich.table import FOREVER, AddressTable, text_column
 from flowagent.errors import ConfigError
 from flowagent.metrics import Family
 from flowagent.schema import EXPORT_PROTOCOLS
@@ -218,8 +218,8 @@ def _as_addresses(indexes: Array) -> Array:
 def _always(addresses: Array) -> AddressTable:
     """Who holds them, now and always: their numbers."""
     count = addresses.shape[1]
-    always, forever = (np.full(count, time, np.int64) for time in (ALWAYS, FOREVER))
-    return AddressTable.build(addresses, always, forever, np.arange(count, dtype=np.int32))
+    always, forever = np.zeros(count, np.int64), np.full(count, FOREVER)
+    return AddressTable(addresses, always, forever, np.arange(count, dtype=np.int32))
 
 
 def _is_whole(batch: Batch, name: str) -> bool:
