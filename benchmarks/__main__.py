@@ -14,6 +14,7 @@ PARTS = {
     "decode": "datagrams into columns",
     "group": "rows grouped and merged by 5-tuple",
     "window": "ten seconds of records through the window",
+    "enrich": "names joined to records, and repeated reports dropped",
     "policies": "the default policies over records",
     "sampling": "a window's rows sampled",
     "accuracy": "how far off totals are, by budget and method",

@@ -20,7 +20,7 @@ import yaml
 
 from flowagent.component import Settings
 from flowagent.errors import ConfigError
-from flowagent.sections import Http, Sampling, State, Window, did_you_mean, parse_listen
+from flowagent.sections import Dedup, Http, Sampling, State, Window, did_you_mean, parse_listen
 
 PACKAGES = {
     "ingest": "flowagent.ingest",
@@ -54,6 +54,7 @@ class Config(NamedTuple):
     http: Http
     state: State
     enrich: tuple[Kind, ...] = ()
+    dedup: Dedup = Dedup()
 
 
 class _File(Settings, frozen=True):
@@ -63,6 +64,7 @@ class _File(Settings, frozen=True):
     enrich: list[dict[str, Any]] | None = None
     analyse: list[dict[str, Any]] | None = None
     export: list[dict[str, Any]] | None = None
+    dedup: Dedup = Dedup()
     window: Window | Annotated[int, msgspec.Meta(ge=0, le=0)] = Window()
     sampling: Sampling = Sampling()
     http: Http = Http()
@@ -127,9 +129,13 @@ def parse(raw: Any, environ: Mapping[str, str] = os.environ) -> Config:
     kinds = {section: tuple(_kinds(section, getattr(file, section), section + "[{}]")) for section in PACKAGES}
     if file.http.listen is not None:
         parse_listen(file.http.listen, "http.listen")
+    file.dedup.check()
+    if file.dedup.nodes != "both" and not any(k.type == "kubernetes" for k in kinds["enrich"]):
+        problem = "needs to know the nodes; add {type: kubernetes, mode: full} to enrich, or write nodes: both"
+        raise ConfigError("dedup.nodes", problem)
     if not kinds["ingest"]:
         raise ConfigError("ingest", "is empty; name at least one source, such as {type: udp}")
-    return Config(window=window, sampling=file.sampling, http=file.http, state=file.state, **kinds)
+    return Config(window=window, sampling=file.sampling, http=file.http, state=file.state, dedup=file.dedup, **kinds)
 
 
 def kind(section: str, entry: dict[str, Any], path: str) -> Kind:
@@ -282,6 +288,9 @@ http: {listen: "127.0.0.1:8077"}
 """
 
 
+_SECTIONS = ("dedup", "window", "sampling", "http", "state")
+
+
 def plain(config: Config) -> dict[str, Any]:
     """The configuration as plain data, every default filled in."""
     out: dict[str, Any] = {}
@@ -290,7 +299,7 @@ def plain(config: Config) -> dict[str, Any]:
         out[section] = [{"type": k.type, "name": k.name, **msgspec.to_builtins(k.settings)} for k in kinds]
     return {
         **out,
-        **{name: msgspec.to_builtins(getattr(config, name)) for name in ("window", "sampling", "http", "state")},
+        **{name: msgspec.to_builtins(getattr(config, name)) for name in _SECTIONS},
     }
 
 

@@ -216,7 +216,9 @@ class Pipeline:
     async def _reload(self, config: Config) -> None:
         old_enrichers = self.enrichers
         old_sources, old_outlets, old_analysis, old_config = self.sources, self.outlets, self._analysis, self.config
-        changed = (config.window, config.sampling) != (old_config.window, old_config.sampling)
+        changed = (config.dedup, config.window, config.sampling) != (
+            old_config.dedup, old_config.window, old_config.sampling
+        )  # fmt: skip
         if changed:
             self.tick(final=True)
             self._stages.configure(config)

@@ -104,6 +104,9 @@ _COLUMNS = (
     Column("in_if", "u4", "key", "ingress interface index"),
     Column("out_if", "u4", "key", "egress interface index"),
     Column("direction", "u1", "key", "0 ingress, 1 egress, as seen by the observation point"),
+    Column(
+        "node_direction", "u1", "key", "0 ingress, 1 egress, 2 inner, by the nodes of both ends and of the exporter"
+    ),
     Column("ether_type", "u2", "key", "Ethernet type"),
     Column("src_mac", "u8", "key", "source MAC address", "mac"),
     Column("dst_mac", "u8", "key", "destination MAC address", "mac"),
@@ -136,6 +139,9 @@ _COLUMNS = (
 
 COLUMNS: dict[str, Column] = {column.name: column for column in _COLUMNS}
 """The canonical columns in their order of printing."""
+
+INGRESS, EGRESS, INNER = range(3)
+"""Values of `direction` and `node_direction`."""
 
 FLOW_KEY = ("src_addr", "dst_addr", "src_port", "dst_port", "proto")
 """The 5-tuple."""

@@ -131,6 +131,33 @@ class Sampling(Settings, frozen=True):
         _ = self.new_peer_seconds
 
 
+class Dedup(Settings, frozen=True):
+    """Flows that several tell of, counted once; see docs/dedup.md."""
+
+    nodes: Literal["both", "source", "destination"] = "both"
+    """Whose report counts of a flow between two nodes of a cluster; needs an agent on each, and names of both ends."""
+    points: tuple[str, ...] = ()
+    """Columns that tell observation points apart, such as [exporter, direction]; a flow counts at the first of them."""
+    idle: str | float = "10m"
+    """After so long without a report of the first, another may count; more than the active timeout of exporters."""
+    max_flows: Annotated[int, msgspec.Meta(ge=1024, le=10_000_000)] = 100_000
+    """Flows whose observation point is remembered, 100 to 200 bytes each."""
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds until another point may count."""
+        return parse_duration(self.idle, "dedup.idle")
+
+    def check(self) -> None:
+        """Raise ConfigError where a column cannot tell points apart."""
+        for i, name in enumerate(self.points):
+            if name not in COLUMNS or COLUMNS[name].merge != "key":
+                known = [c.name for c in COLUMNS.values() if c.merge == "key"]
+                raise ConfigError(f"dedup.points[{i}]", f"{name!r} is not a key column{did_you_mean(name, known)}")
+        if self.idle_seconds <= 0:
+            raise ConfigError("dedup.idle", "is 0; write how long a point may be silent, such as 10m")
+
+
 class Tls(Settings, frozen=True):
     """Certificate and key for HTTPS."""
 

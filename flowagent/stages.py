@@ -1,6 +1,6 @@
 """What happens to every record between its source and the sinks: sync, in this order, and without I/O.
 
-    prepare -> enrich -> counters -> shed -> policies -> window -> sample -> enrich
+    prepare -> enrich -> dedup -> counters -> shed -> policies -> window -> sample -> enrich
 
 `run` feeds it from sources and `replay` from captures; both forward what comes
 out. Of records only those columns are enriched that somebody here looks at; of
@@ -19,6 +19,7 @@ from flowagent.batch import Batch
 from flowagent.clock import SECOND
 from flowagent.component import Analysis, Context, Enricher
 from flowagent.config import Config
+from flowagent.dedup import Deduplicate
 from flowagent.metrics import Family
 from flowagent.naming import Names
 from flowagent.outcome import Outcomes
@@ -54,12 +55,16 @@ class Stages:
         self._config = config
         self.analyses: list[Analysis] = []
         self._names = Names(ctx)
+        self._dedup = self._make_dedup(config)
         self._window, self._sampler = self._make(config)
 
     def configure(self, config: Config) -> None:
         """Change window and sampling; whoever calls has taken out what was in them."""
         old_window, old_sampler = self._window, self._sampler
         self._config = config
+        if config.dedup != self._dedup.config:
+            self._ctx.metrics.keep(self._dedup.families())
+            self._dedup = self._make_dedup(config)
         self._window, self._sampler = self._make(config)
         self._window.count_on(old_window)
         if self._sampler is not None and old_sampler is not None:
@@ -75,6 +80,9 @@ class Stages:
         sampler = Sampler(s, self._every_ns, self._outcomes) if s.budget is not None else None
         return Window(every_ns, w.key, w.measures, w.max_keys), sampler
 
+    def _make_dedup(self, config: Config) -> Deduplicate:
+        return Deduplicate(config.dedup, self._outcomes, int(self._ctx.rng.integers(2**63)))
+
     @property
     def window_columns(self) -> frozenset[str] | None:
         """What window and sampling need of each record; None (all) where rows pass through."""
@@ -83,13 +91,13 @@ class Stages:
     @property
     def analysed_columns(self) -> frozenset[str]:
         """What is needed of each record whatever is forwarded."""
-        return PREPARE_COLUMNS.union(self._names.needs, *(a.columns for a in self.analyses))
+        return PREPARE_COLUMNS.union(self._names.needs, self._dedup.columns, *(a.columns for a in self.analyses))
 
     def connect(self, enrichers: Sequence[Enricher], analyses: Sequence[Analysis]) -> None:
         """From now on these say what values mean, and these look at records."""
         self.analyses = list(analyses)
         looked_at = (a.columns for a in self.analyses)
-        self._names.connect(enrichers, (self._window.columns or frozenset()).union(*looked_at))
+        self._names.connect(enrichers, self._dedup.columns.union(self._window.columns or (), *looked_at))
 
     def process(self, batch: Batch, now_ns: int, backlog: float = 0.0) -> Batch:
         """Take records in; `backlog` is the part of the sources' buffers that is filled."""
@@ -123,6 +131,7 @@ class Stages:
 
     def _enter(self, batch: Batch, now_ns: int) -> Batch:
         batch = self._names.of_records(self._prepare.process(batch, now_ns))
+        batch = self._dedup.process(batch, now_ns)
         self._analyse(batch, batch, now_ns, every_record=True)
         return self._shed.process(batch)
 
@@ -200,6 +209,7 @@ class Stages:
         """Self metrics of all stages."""
         yield from self._prepare.families()
         yield from self._names.families()
+        yield from self._dedup.families()
         yield from self._shed.families()
         yield from self._window.families()
         if self._sampler is not None:

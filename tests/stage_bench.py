@@ -68,10 +68,10 @@ class Looker:
 class Bench:
     """Stages by hand; times are seconds."""
 
-    def __init__(self, window="10s", sampling=None, analyses=(), seed=0):
+    def __init__(self, window="10s", sampling=None, analyses=(), seed=0, dedup=None):
         self.outcomes, self.metrics, self.out = Outcomes(), Metrics(), []
         self.stages = Stages(
-            config(window, sampling), self.outcomes,
+            config(window, sampling, dedup), self.outcomes,
             Context("test", metrics=self.metrics, rng=np.random.default_rng(seed), log=logging.getLogger("stages")),
         )  # fmt: skip
         self.stages.analyses = list(analyses)
@@ -110,7 +110,7 @@ class Bench:
         return families[f"flowagent_{name}"].samples
 
 
-def config(window="10s", sampling=None):
+def config(window="10s", sampling=None, dedup=None):
     key = ["src_addr", "proto"]
     section = window if window == 0 else {"every": window, "key": key, "max_keys": 1024}
-    return parse({"window": section, "sampling": sampling or {}, "http": {"listen": None}})
+    return parse({"window": section, "sampling": sampling or {}, "dedup": dedup or {}, "http": {"listen": None}})

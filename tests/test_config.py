@@ -67,6 +67,7 @@ def test_every_default():
             "measures": ["bytes", "packets", "records", "start_ns", "end_ns", "received_ns", "tcp_flags"],
             "max_keys": 200_000,
         },
+        "dedup": {"nodes": "both", "points": [], "idle": "10m", "max_flows": 100_000},
         "sampling": {
             "budget": None,
             "method": "threshold",
@@ -361,7 +362,7 @@ def test_what_is_shown_can_be_read_again():
 def test_the_schema_names_every_setting():
     schema = json_schema()
     sections = schema["$defs"]["_File"]["properties"]
-    assert set(sections) == {"ingest", "enrich", "analyse", "export", "window", "sampling", "http", "state"}
+    assert set(sections) == {"ingest", "enrich", "analyse", "export", "dedup", "window", "sampling", "http", "state"}
     for section in ("ingest", "analyse", "export"):
         choices = sections[section]["items"]["oneOf"]
         assert [choice["properties"]["type"]["const"] for choice in choices] == kinds_of(section)

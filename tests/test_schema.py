@@ -16,7 +16,7 @@ NAMES = re.findall(
     src_addr dst_addr src_port dst_port proto
     bytes packets records
     tcp_flags tos ttl icmp_type icmp_code
-    in_if out_if direction ether_type src_mac dst_mac vlan dst_vlan
+    in_if out_if direction node_direction ether_type src_mac dst_mac vlan dst_vlan
     src_as dst_as src_mask dst_mask next_hop
     sampling_rate sampling_source
     dropped_bytes dropped_packets flow_end_reason

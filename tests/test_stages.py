@@ -44,6 +44,16 @@ def test_the_second_report_of_a_packet_is_seen_by_nobody():
     assert bench.lost() == {("dropped", "duplicate_direction"): 2}
 
 
+def test_a_flow_that_two_points_tell_of_counts_once():
+    domains = {"observation_domain": np.array([1, 2, 2], np.uint32)}
+    bench = Bench(dedup={"points": ["observation_domain"]}, analyses=[counters := Looker("c", True)])
+    assert "observation_domain" in bench.stages.analysed_columns
+    bench.feed(Batch.concat([records(2, 7), records(1, 7)]).with_columns(domains))
+    bench.tick(10)
+    assert counters.records == bench.exported == 2
+    assert bench.lost() == {("dropped", "duplicate_point"): 1}
+
+
 def test_records_gather_until_there_are_enough(monkeypatch):
     monkeypatch.setattr(stages_module, "_ENOUGH", 10)
     policy = Looker()

@@ -59,6 +59,7 @@ def configuration_page() -> str:
         for kind in config.kinds_of(section):
             parts += _settings(f"`{section}`: `type: {kind}`", config.config_class(section, kind, ""))
     named = (
+        ("dedup", sections.Dedup),
         ("window", sections.Window),
         ("sampling", sections.Sampling),
         ("http", sections.Http),

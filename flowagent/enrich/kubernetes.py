@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from flowagent import names
+from flowagent.addresses import address_words
 from flowagent.batch import Array, Batch, constant
 from flowagent.clock import SECOND
 from flowagent.component import Context, Settings
@@ -27,12 +28,14 @@ from flowagent.enrich.kube_source import ApiSource, SnapshotSource
 from flowagent.enrich.kube_table import PARTS, Holdings, KubeTable
 from flowagent.errors import ConfigError
 from flowagent.metrics import Family
+from flowagent.schema import EGRESS, INGRESS, INNER
 from flowagent.sections import parse_duration
 from flowagent.worker import Worker
 
 SNAPSHOT_PATH = "/api/v1/kubernetes/snapshot"
 _SIDES = ("src", "dst")
-_LAYER, _CLUSTER = "k8s_flow_layer", "k8s_cluster_name"
+_LAYER, _CLUSTER, _DIRECTION = "k8s_flow_layer", "k8s_cluster_name", "node_direction"
+_LOOPBACK = np.uint64(address_words("127.0.0.1")[1]), np.uint64(address_words("::1")[1])
 _APART_SECONDS = 1.0
 """Between two tables."""
 _MANY = 5_000
@@ -75,15 +78,18 @@ class Config(Settings, frozen=True):
 class Kubernetes:
     """Names by the table that `run` keeps up to date."""
 
-    needs = frozenset({"src_addr", "dst_addr", "end_ns", "received_ns"})
+    needs = frozenset({"src_addr", "dst_addr", "exporter", "end_ns", "received_ns"})
 
     def __init__(self, config: Config, ctx: Context) -> None:
         """Raises ConfigError."""
         self._ctx, self._config = ctx, config
         self._history_ns = round(parse_duration(config.history, f"{ctx.name}.history") * SECOND)
         self.adds = frozenset(
-            [f"{side}_k8s_{part}" for side in _SIDES for part in PARTS] + [_LAYER] + [_CLUSTER] * bool(config.cluster)
+            [f"{side}_k8s_{part}" for side in _SIDES for part in PARTS]
+            + [_LAYER, _DIRECTION]
+            + [_CLUSTER] * bool(config.cluster)
         )
+        self._node = config.node or os.environ.get("NODE_NAME") or socket.gethostname()
         self._changed = asyncio.Event()
         self._source = self._make_source()
         self._table: KubeTable | None = None
@@ -100,8 +106,7 @@ class Kubernetes:
         every = parse_duration(config.snapshot_every, f"{ctx.name}.snapshot_every")
         if config.snapshot_url is None:
             access = kube_config.find(config.kubeconfig, os.environ, f"{ctx.name}.kubeconfig")
-            node = config.node or os.environ.get("NODE_NAME") or socket.gethostname()
-            selector = f"spec.nodeName={node}" if config.mode == "node" else ""
+            selector = f"spec.nodeName={self._node}" if config.mode == "node" else ""
             return ApiSource(access, ctx, self._changed.set, selector, self._history_ns, config.max_addresses)
         server, path = _split(config.snapshot_url, f"{ctx.name}.snapshot_url")
         if every <= 0:
@@ -151,8 +156,12 @@ class Kubernetes:
     async def _build(self, holdings: Holdings) -> None:
         began = self._ctx.clock.monotonic()
         build = partial(KubeTable.build, holdings, self._config.infra_namespaces)
-        self._table = await self._worker.run(build) if len(holdings.entity) > _MANY else build()
+        self.learn(await self._worker.run(build) if len(holdings.entity) > _MANY else build())
         self._rebuild_seconds = self._ctx.clock.monotonic() - began
+
+    def learn(self, table: KubeTable) -> None:
+        """Name rows by this table from now on."""
+        self._table = table
 
     async def _keep(self) -> None:
         while True:
@@ -170,27 +179,43 @@ class Kubernetes:
         table = self._table
         if not missing or table is None or not len(batch):
             return batch
-        layer = _LAYER in missing and self.ready() is None
+        is_layered, is_directed = _LAYER in missing and self.ready() is None, _DIRECTION in missing
         added: dict[str, Array] = {}
-        is_app = np.zeros(len(batch), np.bool_)
+        held: dict[str, Array] = {}
         times = self._times(batch)
         for side in _SIDES:
             parts = [part for part in PARTS if f"{side}_k8s_{part}" in missing]
-            if (not parts and not layer) or f"{side}_addr" not in batch:
-                continue
-            entity = table.addresses.find(batch[f"{side}_addr"], times)
-            found = int(np.count_nonzero(entity >= 0))
-            self._hits += found
-            self._misses += len(batch) - found
-            if layer:
+            if f"{side}_addr" in batch and (parts or is_layered or is_directed):
+                held[side] = entity = self._find(table, batch[f"{side}_addr"], times)
+                added |= {f"{side}_k8s_{part}": table.parts[part].take(entity, mode="wrap") for part in parts}
+        if is_layered:
+            is_app = np.zeros(len(batch), np.bool_)
+            for entity in held.values():
                 is_app |= table.is_app.take(entity, mode="wrap")
-            added |= {f"{side}_k8s_{part}": table.parts[part].take(entity, mode="wrap") for part in parts}
-        if layer:
             codes = np.array([names.code("infra"), names.code("app")], names.CODE)
             added[_LAYER] = codes.take(is_app.view(np.uint8))
         if _CLUSTER in missing:
             added[_CLUSTER] = constant(names.code(self._config.cluster or ""), len(batch), names.CODE)
-        return batch.with_columns(added)
+        valid: dict[str, Array] = {}
+        if is_directed and len(held) == len(_SIDES) and "exporter" in batch:
+            hosts = (table.parts["host_name"].take(held[side], mode="wrap") for side in _SIDES)
+            added[_DIRECTION], valid[_DIRECTION] = directions(self._reporters(table, batch, times), *hosts)
+        return batch.with_columns(added, valid)
+
+    def _find(self, table: KubeTable, addresses: Array, times: Array) -> Array:
+        """Who held them; counted."""
+        entity = table.addresses.find(addresses, times)
+        found = int(np.count_nonzero(entity >= 0))
+        self._hits += found
+        self._misses += len(entity) - found
+        return entity
+
+    def _reporters(self, table: KubeTable, batch: Batch, times: Array) -> Array:
+        """(n,) uint64: the nodes that exporters are on; what comes by loopback is of this one."""
+        high, low = batch["exporter"]
+        nodes = table.parts["host_name"].take(table.addresses.find(batch["exporter"], times), mode="wrap")
+        is_local = (high == 0) & ((low == _LOOPBACK[0]) | (low == _LOOPBACK[1]))
+        return np.where(is_local, np.uint64(names.code(self._node)), nodes)
 
     def _times(self, batch: Batch) -> Array:
         """(n,) int64: the end of each flow where it is known and near to its receipt, else the receipt."""
@@ -227,6 +252,18 @@ class Kubernetes:
         yield Family("flowagent_kubernetes_rebuild_seconds", "gauge", "How long the last table took to make.", (),
                      {(): self._rebuild_seconds})  # fmt: skip
         yield from self._source.families()
+
+
+def directions(reporter: Array, source: Array, destination: Array) -> tuple[Array, Array]:
+    """(n,) uint8 and (n,) bool: where flows go as their reporter sees it, and whether that is known.
+
+    From the nodes (n,) uint64 of the exporter and of both ends, 0 where they are not known.
+    """
+    is_inner = (source == destination) & (source != 0)
+    leaves = (source == reporter) & (reporter != 0)
+    comes = (destination == reporter) & (reporter != 0)
+    values = np.where(is_inner, np.uint8(INNER), np.where(leaves, np.uint8(EGRESS), np.uint8(INGRESS)))
+    return values, is_inner | leaves | comes
 
 
 def _or_else(batch: Batch, name: str, other: Array | np.int64) -> Array:

@@ -93,7 +93,8 @@ class _Slots:
 
     def __init__(self, high: Array, low: Array, since: Array, places: Array, level: int) -> None:
         self._level = level % (len(_MULTIPLIERS) // 2)
-        self._bits = max(1, (2 * len(places)).bit_length())
+        # Roomy tables beside the first, which is large, so that few are needed.
+        self._bits = max(1, ((8 if level else 2) * len(places)).bit_length())
         self._has_high = bool(high[places].any())
         slots = self._slot(high[places], low[places])
         order = np.argsort(slots, kind="stable")

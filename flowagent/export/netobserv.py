@@ -66,6 +66,9 @@ def _flag_names(flags: int) -> list[str]:
 _FLAGS = column("tcp_flags").map(lambda flags: flags & np.uint16(0x7FF)).when(NOT_ZERO).when(_IS_TCP)
 
 
+_DIRECTION = column("node_direction").or_else(column("direction"))
+
+
 class _Interfaces(NamedTuple):
     """Each distinct pair once."""
 
@@ -153,7 +156,7 @@ _FIELDS = (
     Field("Sampling", "number", RATE, "one packet in so many was looked at; 1 where Bytes is scaled already"),
     Field("Interfaces", "string[]", Origin(_INTERFACE_COLUMNS, _read_interfaces), "interfaces, by name or else index"),
     Field("IfDirections", "number[]", Origin(_INTERFACE_COLUMNS, _read_directions), "of each: 0 in, 1 out"),
-    Field("FlowDirection", "number", column("direction"), "0 ingress, 1 egress, as the observation point sees it"),
+    Field("FlowDirection", "number", _DIRECTION, "0 ingress, 1 egress, 2 inner: of the node, or else of the interface"),
     Field("TimeFlowStartMs", "number", column("start_ns").map(lambda ns: ns // _MS), "first packet", "ms"),
     Field("TimeFlowEndMs", "number", column("end_ns").map(lambda ns: ns // _MS), "last packet", "ms"),
     Field("TimeReceived", "number", column("received_ns").map(lambda ns: ns // _S), "receipt by the agent", "s"),

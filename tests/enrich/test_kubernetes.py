@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 import yaml
-from kube_api import pod, service
-from kube_running import flows, is_ready, named, running, samples, serving, shop, until
+from kube_api import node, pod, service
+from kube_running import addresses, flows, is_ready, named, running, samples, serving, shop, until
 
 from flowagent import names
 from flowagent.batch import Batch
@@ -24,6 +24,7 @@ from flowagent.enrich.kubernetes import Config
 from flowagent.errors import ConfigError
 from flowagent.export.netobserv import FIELDS
 from flowagent.export.schemas import encoder
+from flowagent.schema import EGRESS, INGRESS, INNER
 
 NOW_NS = 1_714_561_200 * SECOND  # an hour after kube_api.START
 
@@ -80,6 +81,36 @@ async def test_a_flow_is_of_applications_when_either_end_is(api, tmp_path, quick
         rows = enricher.enrich(flows((source, target)), frozenset({"k8s_flow_layer"}))
     assert names.texts(rows["k8s_flow_layer"]).tolist() == [layer.encode()]
     assert set(rows.columns) == {"src_addr", "dst_addr", "k8s_flow_layer"}
+
+
+@pytest.mark.parametrize(
+    ("exporter", "source", "target", "direction"),
+    [
+        ("192.0.2.1", "10.0.0.5", "10.0.0.6", INNER),
+        ("192.0.2.1", "10.0.0.5", "10.0.1.7", EGRESS),
+        ("192.0.2.1", "10.0.1.7", "10.0.0.5", INGRESS),
+        ("192.0.2.2", "10.0.0.5", "10.0.1.7", INGRESS),
+        ("192.0.2.2", "8.8.8.8", "10.0.1.7", INGRESS),
+        ("10.0.1.7", "10.0.1.7", "8.8.8.8", EGRESS),  # a sidecar
+        ("127.0.0.1", "10.0.0.5", "8.8.8.8", EGRESS),  # comes from this node
+        ("::1", "192.0.2.2", "192.0.2.1", INGRESS),
+        ("192.0.2.2", "10.0.0.5", "8.8.8.8", None),
+        ("198.51.100.9", "10.0.0.5", "10.0.1.7", None),
+        ("198.51.100.9", "8.8.8.8", "9.9.9.9", None),
+    ],
+)
+async def test_direction_is_that_of_the_exporters_node(api, tmp_path, quick, exporter, source, target, direction):
+    await shop(api)
+    await api.put("nodes", node("node-b", "192.0.2.2"))
+    await api.put("pods", pod("api", "10.0.1.7", node="node-b", host="192.0.2.2"))
+    settings = Config(kubeconfig=api.kubeconfig(tmp_path), mode="full", node="node-a")
+    async with running(settings) as enricher:
+        await until(is_ready(enricher))
+        rows = flows((source, target)).with_columns({"exporter": addresses(exporter)})
+        rows = enricher.enrich(rows, frozenset({"node_direction"}))
+    assert rows.is_known("node_direction").tolist() == [direction is not None]
+    if direction is not None:
+        assert rows["node_direction"].tolist() == [direction]
 
 
 async def test_only_wanted_columns_that_are_missing_are_added(api, tmp_path, quick):
@@ -198,8 +229,8 @@ def test_wrong_settings(config, path, problem):
 
 def test_what_is_needed_and_added():
     enricher = Config(snapshot_url="http://h").build(Context("k"))
-    assert enricher.needs == {"src_addr", "dst_addr", "end_ns", "received_ns"}
-    assert len(enricher.adds) == 19
+    assert enricher.needs == {"src_addr", "dst_addr", "exporter", "end_ns", "received_ns"}
+    assert len(enricher.adds) == 20
     assert enricher.snapshot() == (b"", "")
     assert enricher.ready() == "no snapshot yet"
 

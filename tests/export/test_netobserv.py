@@ -116,6 +116,7 @@ def v4(number):
         ),
         ({"direction": 0}, {"FlowDirection": 0}),
         ({"direction": 1}, {"FlowDirection": 1}),
+        ({"direction": 0, "node_direction": 2}, {"FlowDirection": 2}),
         ({"start_ns": 1_700_000_000_123_999_999}, {"TimeFlowStartMs": 1_700_000_000_123}),
         ({"end_ns": 1_700_000_000_123_999_999}, {"TimeFlowEndMs": 1_700_000_000_123}),
         ({"received_ns": 1_700_000_000_999_999_999}, {"TimeReceived": 1_700_000_000}),
