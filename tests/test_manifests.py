@@ -24,6 +24,8 @@ COMPONENTS = sorted(path.parent.name for path in KUBERNETES.glob("components/*/k
 VERSIONS = "1.28", kubernetes_validate.latest_version()
 """Of Kubernetes: the oldest that the manifests are for, and the newest with a schema here."""
 NODE = {"NODE_NAME": "node1"}
+OF_OPERATORS = ("PodMonitor", "SecurityContextConstraints")
+"""Kinds that Kubernetes itself does not know."""
 PODS = ("DaemonSet", "Deployment", "StatefulSet")
 ROOTS = {
     ("plain-cni", "agent", "softflowd"): {"NET_RAW"},
@@ -131,7 +133,7 @@ def config_of(what, pod):
 @every
 @pytest.mark.parametrize("version", VERSIONS)
 def test_objects_follow_the_schemas_of_kubernetes(what, version):
-    known = [each for each in deployed(what) if each["kind"] != "PodMonitor"]
+    known = [each for each in deployed(what) if each["kind"] not in OF_OPERATORS]
     assert known
     for each in known:
         kubernetes_validate.validate(each, version, strict=True)
@@ -151,8 +153,11 @@ def test_the_base_builds_to_the_objects_of_the_single_file():
 
 @every
 def test_roles_only_look(what):
-    assert of_kind(what, "Role", "RoleBinding") == []
+    openshift = "flowagent-scc"  # allows to run as one says, and to look at nothing
+    assert {each["metadata"]["name"] for each in of_kind(what, "Role", "RoleBinding")} <= {openshift}
     for role in of_kind(what, "ClusterRole"):
+        if role["metadata"]["name"] == openshift:
+            continue
         granted = {
             (g, r): set(rule["verbs"]) for rule in role["rules"] for g in rule["apiGroups"] for r in rule["resources"]
         }
@@ -290,7 +295,7 @@ def test_services_find_pods(what):
 
 @every
 def test_everything_has_its_namespace(what):
-    bare = ("Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass")
+    bare = ("Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass", "SecurityContextConstraints")
     assert {each["metadata"].get("namespace") for each in deployed(what) if each["kind"] not in bare} == {"flowagent"}
 
 
@@ -324,6 +329,27 @@ def test_agents_of_a_large_cluster_ask_the_cache(what):
     assert raws["flowagent-cache"]["enrich"] == [{"type": "kubernetes", "mode": "full"}]
     base = dict(configs("base"))["flowagent"]
     assert {**base, "enrich": 0} == {**raws["flowagent"], "enrich": 0}
+
+
+def test_openshift_allows_the_agent_what_it_asks_for_and_no_more():
+    parts = yaml.safe_load_all((KUBERNETES / "components/openshift/scc.yaml").read_text("utf-8"))
+    allowed, role, binding = parts
+    (pod,) = (each["spec"]["template"]["spec"] for each in of_kind("single", "DaemonSet"))
+    (container,) = pod["containers"]
+    asked = {**pod["securityContext"], **container["securityContext"]}
+    assert allowed["runAsUser"] == {"type": "MustRunAs", "uid": asked["runAsUser"]}
+    assert allowed["fsGroup"]["ranges"] == [{"min": asked["fsGroup"], "max": asked["fsGroup"]}]
+    assert allowed["allowHostNetwork"] is pod["hostNetwork"]
+    assert allowed["readOnlyRootFilesystem"] is asked["readOnlyRootFilesystem"]
+    assert allowed["requiredDropCapabilities"] == asked["capabilities"]["drop"]
+    kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
+    assert kinds | {"projected"} == set(allowed["volumes"])  # the last is the token of the service account
+    assert {name for name, value in allowed.items() if value is True} == {
+        "allowHostNetwork", "allowHostPorts", "readOnlyRootFilesystem"
+    }  # fmt: skip
+    assert role["rules"][0]["resourceNames"] == [allowed["metadata"]["name"]]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"][0]["name"] == pod["serviceAccountName"]
 
 
 @pytest.mark.service("go")
