@@ -164,19 +164,31 @@ class Bridge:
     """Whether flows may sample, too: with which probability only OpenFlow knows."""
 
 
+class Interface(NamedTuple):
+    """What an interface is called."""
+
+    name: str
+    iface_id: str = ""
+    """What whoever plugged it in calls its port: `NAMESPACE_POD` in OVN-Kubernetes, a port's UUID in OpenStack."""
+
+
 class Look(NamedTuple):
-    """The bridges by name, and the names of interfaces by the kernel's number; all of one moment."""
+    """The bridges by name, and the interfaces by the kernel's number; all of one moment."""
 
     bridges: dict[str, Bridge]
-    interfaces: dict[int, str]
+    interfaces: dict[int, Interface]
 
 
 async def look(database: Connection) -> Look:
     """How the bridges sample; raises OvsdbError."""
-    config = await _Config.read(database, select("Interface", "name", "ifindex"))
+    config = await _Config.read(database, select("Interface", "name", "ifindex", "external_ids"))
     [interfaces] = config.more
-    numbers = {n: row["name"] for row in interfaces for n in values(row["ifindex"]) if n > 0}
+    numbers = {n: _interface(row) for row in interfaces for n in values(row["ifindex"]) if n > 0}
     return Look({name: config.bridge(name) for name in sorted(config.bridges)}, numbers)
+
+
+def _interface(row: dict[str, Any]) -> Interface:
+    return Interface(row["name"], mapping(row["external_ids"]).get("iface-id", ""))
 
 
 async def sampling_of(db: str, bridge: str | None = None) -> dict[str, Bridge]:

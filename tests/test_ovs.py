@@ -9,7 +9,7 @@ from live.openvswitch import Database
 
 from flowagent import ovsdb
 from flowagent.errors import ConfigError
-from flowagent.ovs import UINT32_MAX, Bridge, Export, attach, bridge_scaling, detach, flow_scaling, look, sampling_of
+from flowagent.ovs import UINT32_MAX, Bridge, Export, Interface, attach, bridge_scaling, detach, flow_scaling, look, sampling_of
 
 needs_ovsdb = pytest.mark.service("ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovsdb-client")
 
@@ -173,10 +173,15 @@ async def test_interfaces_by_number(database):
     database.vsctl("add-port", "br0", "eth7")
     async with ovsdb.connect(database.remote) as connection:
         await connection.transact(
-            {"op": "update", "table": "Interface", "where": [["name", "==", "eth7"]], "row": {"ifindex": 12}}
+            {
+                "op": "update",
+                "table": "Interface",
+                "where": [["name", "==", "eth7"]],
+                "row": {"ifindex": 12, "external_ids": ["map", [["iface-id", "shop_web"]]]},
+            }
         )
         found = await look(connection)
-    assert found.interfaces == {12: "eth7"}
+    assert found.interfaces == {12: Interface("eth7", "shop_web")}
     assert found.bridges["br1"] == Bridge("br1")
 
 

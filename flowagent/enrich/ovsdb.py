@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Iterable, Mapping
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -43,6 +43,8 @@ class Config(Settings, frozen=True):
     """How often to read it."""
     exporters: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     """Subnets that the records of this Open vSwitch come from: this host's own addresses."""
+    interface_names: Literal["name", "iface-id"] = "name"
+    """What interfaces are called: as the kernel does, or as whoever plugged them in, such as `NAMESPACE_POD` of OVN."""
     probabilities: dict[int, Annotated[int, msgspec.Meta(ge=1, le=65535)]] = msgspec.field(default_factory=dict)
     """Of flows that sample (OpenFlow): `probability` by `obs_domain_id` of the action, which the database lacks."""
 
@@ -133,7 +135,9 @@ class Ovsdb:
             self._ctx.log.info("read %s: %d bridges", self._config.db, len(found.bridges))
         self._reads += 1
         self._read_at, self._problem = now, None
-        self._table = Table.build(self._scalings(found.bridges.values()), found.interfaces)
+        by_id = self._config.interface_names == "iface-id"
+        called = {n: (one.iface_id if by_id else "") or one.name for n, one in found.interfaces.items()}
+        self._table = Table.build(self._scalings(found.bridges.values()), called)
 
     def _scalings(self, bridges: Iterable[Bridge]) -> dict[int, Scaling]:
         """By domain; of bridges of one domain that sample differently nothing is known."""

@@ -20,7 +20,7 @@ from flowagent.enrich import ovsdb as kind
 from flowagent.enrich.ovsdb import Config
 from flowagent.errors import ConfigError
 from flowagent.outcome import Outcomes
-from flowagent.ovs import Bridge, Look, flow_scaling
+from flowagent.ovs import Bridge, Interface, Look, flow_scaling
 from flowagent.ovsdb import OvsdbError
 from flowagent.scale import OVSDB, received, upstream_variance
 from flowagent.schema import SAMPLING_SOURCES
@@ -31,7 +31,10 @@ ALL = kind.Ovsdb.adds
 
 
 def look(*bridges, **interfaces):
-    return Look({bridge.name: bridge for bridge in bridges}, {n: name for name, n in interfaces.items()})
+    return Look(
+        {bridge.name: bridge for bridge in bridges},
+        {n: Interface(name, f"shop_{name}" if n == 9 else "") for name, n in interfaces.items()},
+    )
 
 
 @pytest.fixture
@@ -175,6 +178,13 @@ async def test_interfaces_have_names(database, clock):
     assert names.texts(after["out_if_name"]).tolist() == [b"p1", b"p1", b"", b"p1"]
     elsewhere = rows([16], [16], exporter="192.0.2.1", in_if=np.array([9], np.uint32))
     assert not enricher.enrich(elsewhere, ALL)["in_if_name"].any()
+
+
+async def test_interfaces_may_be_called_as_who_plugged_them_in_does(database, clock):
+    database[0] = look(Bridge("br0", ipfix=16, obs_domain_id=10), p1=5, p2=9)
+    enricher = await reading(clock, interface_names="iface-id")
+    after = enricher.enrich(rows([16] * 2, [16] * 2, in_if=np.array([9, 5], np.uint32)), ALL)
+    assert names.texts(after["in_if_name"]).tolist() == [b"shop_p2", b"p1"]
 
 
 async def test_names_that_are_there_stay(database, clock):
