@@ -9,7 +9,18 @@ from live.openvswitch import Database
 
 from flowagent import ovsdb
 from flowagent.errors import ConfigError
-from flowagent.ovs import UINT32_MAX, Bridge, Export, Interface, attach, bridge_scaling, detach, flow_scaling, look, sampling_of
+from flowagent.ovs import (
+    UINT32_MAX,
+    Bridge,
+    Export,
+    Interface,
+    attach,
+    bridge_scaling,
+    detach,
+    flow_scaling,
+    look,
+    sampling_of,
+)
 
 needs_ovsdb = pytest.mark.service("ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovsdb-client")
 
