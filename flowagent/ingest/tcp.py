@@ -323,7 +323,8 @@ class TcpSource:
                 self._pieces.append(_Piece(connection, messages, self._ctx.clock.now_ns()))
                 self._size += len(messages.data)
                 self._changed.set()
-                if self._size >= _AT_ONCE:
+                # Whoever fills its buffer has more to send.
+                if self._size >= _AT_ONCE or len(data) >= self._config.buffer // 2:
                     self._enough.set()
             if connection.framer.fault is not None:
                 self.decoder.stats.error("ipfix", connection.framer.fault)
