@@ -34,11 +34,19 @@ class Decoder:
     """Decodes what one source received."""
 
     def __init__(
-        self, *, wanted: Set[str] | None = None, ordered: bool = False, overrides: Overrides | None = None
+        self,
+        *,
+        wanted: Set[str] | None = None,
+        ordered: bool = False,
+        overrides: Overrides | None = None,
+        by_connection: bool = False,
     ) -> None:
-        """`wanted`: the columns to decode, all where None; `ordered`: rows come in their order on the wire."""
+        """`wanted`: the columns to decode, all where None; `ordered`: rows come in their order on the wire.
+
+        `by_connection`: the datagrams are messages, and their `port` tells connections of the same address apart.
+        """
         self.stats = Stats()
-        self.exporters = Exporters(self.stats, overrides)
+        self.exporters = Exporters(self.stats, overrides, by_connection=by_connection)
         self.held = HeldSets()
         self._state = State(self.stats, self.exporters, self.held, wanted, ordered=ordered)
         fixed = NetFlow5(self._state)
@@ -92,6 +100,11 @@ class Decoder:
         """Let go of what is too old; call it now and then."""
         self.stats.expired += self.held.expire(now_ns)
         self.exporters.expire(now_ns)
+
+    def disconnect(self, address: tuple[int, int], connection: int) -> None:
+        """A connection of this address (two words) ended: its templates and what waits for them end with it."""
+        self.stats.expired += self.held.disconnect(address, connection)
+        self.exporters.disconnect(address, connection)
 
     def close(self) -> None:
         """No more input: what still waits for a template has waited in vain."""

@@ -33,12 +33,21 @@ TEMPLATE_LIFETIME_NS = 7 * 86400 * 10**9
 
 
 class DomainKey(NamedTuple):
-    """Address (two words), protocol version, observation domain."""
+    """Address (two words), protocol version, observation domain.
+
+    And the connection, where what it taught ends with it (RFC 7011, section 8); 0 for datagrams.
+    """
 
     high: int
     low: int
     version: int
     domain: int
+    connection: int = 0
+
+    @property
+    def sender(self) -> tuple[int, int, int, int]:
+        """Whose domain it is."""
+        return self.high, self.low, self.version, self.connection
 
 
 @dataclass(slots=True)
@@ -82,7 +91,7 @@ class Session:
 
 @dataclass(slots=True)
 class _Sender:
-    """All domains of one address and version; Open vSwitch numbers the records of all its domains together.
+    """All domains of one address, version and connection; Open vSwitch numbers the records of all its domains together.
 
     `domains` has the one that was silent longest first, `sources` the domain
     that sent the newest template of an id.
@@ -105,11 +114,13 @@ class Match(NamedTuple):
 class Exporters:
     """Every exporter seen, the longest silent ones forgotten first."""
 
-    def __init__(self, stats: Stats, overrides: Overrides | None = None) -> None:
+    def __init__(self, stats: Stats, overrides: Overrides | None = None, *, by_connection: bool = False) -> None:
+        """`by_connection`: a sender's ports are connections, which know nothing of one another."""
+        self.by_connection = by_connection
         self._stats = stats
         self._overrides = overrides or Overrides({})
         self._domains: OrderedDict[DomainKey, Domain] = OrderedDict()
-        self._senders: dict[tuple[int, int, int], _Sender] = {}
+        self._senders: dict[tuple[int, int, int, int], _Sender] = {}
         self._size = 0
         self.changed = 0
         """Grows when something worth saving changed."""
@@ -134,20 +145,20 @@ class Exporters:
         domain = self._domains.get(key)
         if domain is None:
             domain = self._domains[key] = Domain(key)
-            self._senders.setdefault(key[:3], _Sender()).domains[key] = None
+            self._senders.setdefault(key.sender, _Sender()).domains[key] = None
             self._charge(domain, _DOMAIN_BYTES)
             if len(self._domains) > MAX_DOMAINS:
                 self._forget_domain(next(iter(self._domains)))
         else:
             self._domains.move_to_end(key)
-            self._senders[key[:3]].domains.move_to_end(key)
+            self._senders[key.sender].domains.move_to_end(key)
         return domain
 
     def _charge(self, domain: Domain, size: int) -> None:
         """Account for memory; where it gets too much, what was silent longest goes: the exporter's own, or of all."""
         if domain.is_forgotten:
             return
-        sender = self._senders[domain.key[:3]]
+        sender = self._senders[domain.key.sender]
         domain.size += size
         sender.size += size
         self._size += size
@@ -170,7 +181,7 @@ class Exporters:
         if template.field_count == 0:
             self._withdraw(domain, template.id)
             return False
-        sender = self._senders[domain.key[:3]]
+        sender = self._senders[domain.key.sender]
         sender.is_ovs |= template.is_ovs
         sender.sources[template.id] = domain
         templates[template.id] = Known(template, session.port, now_ns)
@@ -193,7 +204,7 @@ class Exporters:
         known = domain.templates.pop(number, None)
         if known is not None:
             self._charge(domain, -_TEMPLATE_BYTES - len(known.template.body))
-            sources = self._senders[domain.key[:3]].sources
+            sources = self._senders[domain.key.sender].sources
             if sources.get(number) is domain:
                 del sources[number]
 
@@ -207,7 +218,7 @@ class Exporters:
         if known is not None:
             known.used_ns = now_ns
             return Match(known.template, exact=known.port != session.port or known.template.is_ovs)
-        sender = self._senders.get(domain.key[:3])
+        sender = self._senders.get(domain.key.sender)
         source = sender.sources.get(template_id) if sender is not None else None
         if source is None:
             return None
@@ -228,7 +239,7 @@ class Exporters:
 
     def sequence(self, session: Session) -> Sequence:
         """Whose sequence numbers the session's datagrams carry."""
-        sender = self._senders.get(session.domain.key[:3])
+        sender = self._senders.get(session.domain.key.sender)
         if sender is None or not sender.is_ovs:
             return session.sequence
         sequence = sender.sequences.get(session.port)
@@ -252,6 +263,13 @@ class Exporters:
             return domain.rates
         whole = self._domains.get(domain.key._replace(domain=0))
         return whole.rates if whole is not None else domain.rates
+
+    def disconnect(self, address: tuple[int, int], connection: int) -> None:
+        """A connection ended, and all that it taught with it; what it lost stays counted."""
+        for version in PROTOCOL_OF_VERSION:
+            sender = self._senders.get((*address, version, connection))
+            for key in list(sender.domains) if sender is not None else ():
+                self._forget_domain(key, ended=True)
 
     def expire(self, now_ns: int) -> None:
         """Forget templates past their lifetime."""
@@ -289,36 +307,37 @@ class Exporters:
         for domain in self._domains.values():
             count = sum(s.sequence.lost_records(final=final) for s in domain.sessions.values())
             lost[domain.address] = lost.get(domain.address, 0) + count
-        for (high, low, _), sender in self._senders.items():
+        for (high, low, *_), sender in self._senders.items():
             if sender.sequences:
                 count = sum(s.lost_records(final=final) for s in sender.sequences.values())
                 lost[address_text(high, low)] += count
         return lost
 
-    def _forget_session(self, domain: Domain, port: int) -> None:
-        self._keep_lost(domain.address, domain.sessions.pop(port).sequence)
+    def _forget_session(self, domain: Domain, port: int, *, ended: bool = False) -> None:
+        self._keep_lost(domain.address, domain.sessions.pop(port).sequence, final=ended)
         self._charge(domain, -_SESSION_BYTES)
-        self._stats.evicted_sessions += 1
+        self._stats.evicted_sessions += not ended
 
-    def _forget_domain(self, key: DomainKey) -> None:
+    def _forget_domain(self, key: DomainKey, *, ended: bool = False) -> None:
+        """Let a domain go: for want of room, or because it `ended`."""
         domain = self._domains.pop(key)
-        self._stats.evicted_templates += len(domain.templates)
+        self._stats.evicted_templates += 0 if ended else len(domain.templates)
         for number in list(domain.templates):
             self._drop_template(domain, number)
         for port in list(domain.sessions):
-            self._forget_session(domain, port)
+            self._forget_session(domain, port, ended=ended)
         self._charge(domain, -domain.size)
         domain.rates.clear()
         domain.is_forgotten = True
-        sender = self._senders[key[:3]]
+        sender = self._senders[key.sender]
         del sender.domains[key]
         if not sender.domains:
             for sequence in sender.sequences.values():
-                self._keep_lost(domain.address, sequence)
-            del self._senders[key[:3]]
+                self._keep_lost(domain.address, sequence, final=ended)
+            del self._senders[key.sender]
 
-    def _keep_lost(self, address: str, sequence: Sequence) -> None:
-        lost = sequence.lost_records()
+    def _keep_lost(self, address: str, sequence: Sequence, *, final: bool = False) -> None:
+        lost = sequence.lost_records(final=final)
         if lost:
             known = address in self._lost_by_gone or len(self._lost_by_gone) < MAX_DOMAINS
             name = address if known else "other"
@@ -328,7 +347,7 @@ class Exporters:
         """Templates and rates as plain data, for `restore`."""
         return [
             {
-                "key": list(d.key),
+                "key": list(d.key[:4]),
                 "templates": [
                     [k.template.id, k.template.field_count, k.template.scope_count, k.template.body, k.port, k.used_ns]
                     for k in d.templates.values()

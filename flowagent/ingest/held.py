@@ -102,6 +102,16 @@ class HeldSets:
                     gone += self._drop_first(address, place)
         return gone
 
+    def disconnect(self, address: tuple[int, int], port: int) -> int:
+        """Give up what came over a connection that ended; returns how many sets."""
+        exporter = self._exporters.get(address)
+        places = [place for place in exporter.piles if place.port == port] if exporter is not None else []
+        gone = 0
+        for place in places:
+            for _ in range(len(self._exporters[address].piles[place])):
+                gone += self._drop_first(address, place)
+        return gone
+
     def clear(self) -> int:
         """Give up everything; returns how many sets."""
         gone = len(self)

@@ -85,12 +85,15 @@ class Walk:
     def _find_sessions(self, rows: Array) -> tuple[list[Session], Array]:
         d, domain = self._datagrams, self._header.domain
         high, low, port = d.exporter[0][rows], d.exporter[1][rows], d.port[rows]
+        connection = port if self._state.exporters.by_connection else np.zeros_like(port)
         groups = group_rows([high, low, port, domain])
         session_of = np.empty(len(rows), np.int64)
         session_of[groups.order] = np.repeat(np.arange(len(groups.starts)), groups.sizes())
         sessions = []
         for i, size in zip(groups.first.tolist(), groups.sizes().tolist(), strict=True):
-            key = DomainKey(int(high[i]), int(low[i]), self._decoder.version, int(domain[i]))
+            key = DomainKey(
+                int(high[i]), int(low[i]), self._decoder.version, int(domain[i]), connection=int(connection[i])
+            )
             session = self._state.exporters.session(key, int(port[i]), int(self._header.received_ns[i]))
             session.datagrams += size
             sessions.append(session)

@@ -250,6 +250,6 @@ def test_what_is_charged_is_what_is_there(steps):
         spent[d.key] = ex._DOMAIN_BYTES + ex._SESSION_BYTES * len(d.sessions) + bodies
         assert d.size == spent[d.key]
     assert exporters._size == sum(spent.values())
-    assert set(exporters._senders) == {k[:3] for k in spent}
+    assert set(exporters._senders) == {k.sender for k in spent}
     for sender in exporters._senders.values():
         assert all(number in source.templates for number, source in sender.sources.items())
