@@ -21,6 +21,7 @@ from flowagent import __version__, log
 from flowagent.errors import ConfigError
 from flowagent.generate.settings import Protocol
 from flowagent.ovs_cli import app as ovs_app
+from flowagent.show_cli import top
 
 if TYPE_CHECKING:
     from flowagent.agent import Agent
@@ -263,6 +264,9 @@ def generate(
     with contextlib.suppress(KeyboardInterrupt):
         exporter.send(duration=duration, records=records)
     sys.stdout.buffer.write(msgspec.json.encode(exporter.sent) + b"\n")
+
+
+app.command()(top)
 
 
 @config_app.command("check")
