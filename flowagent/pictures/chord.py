@@ -15,7 +15,7 @@ from flowagent.shown import ARROW, Answer, amount
 MAX_MEMBERS = 40
 """More fold into Other: thinner arcs tell nothing."""
 _GAP, _RING, _HEAD_SHARE, _LEADER = 0.028, 16.0, 0.035, 14.0
-_LABEL, _SMALL, _LINE = 12.0, 10.5, 17.0
+_TWO_LINES = 30.0
 OTHER = "Other"
 
 
@@ -27,6 +27,8 @@ class Member:
     is_grey: bool
     out: float = 0.0
     into: float = 0.0
+    out_error: float = 0.0
+    into_error: float = 0.0
     start: float = 0.0
     middle: float = 0.0
     """Where the band of what goes out ends, and that of what comes in begins."""
@@ -64,6 +66,8 @@ def layout(graph: Graph) -> Circle:
     for (source, target), link in flows.items():
         members[source].out += link.value
         members[target].into += link.value
+        members[source].out_error = math.hypot(members[source].out_error, link.error)
+        members[target].into_error = math.hypot(members[target].into_error, link.error)
     busy = sorted((m for m in members.values() if m.out + m.into > 0), key=lambda m: (m.is_grey, -(m.out + m.into)))
     circle = Circle(busy)
     _place(circle)
@@ -126,7 +130,7 @@ def draw(answer: Answer, style: Style) -> str:
     circle = layout(build(answer))
     if not circle.members:
         return nothing(answer, style)
-    height = style.height or 780.0
+    height = style.height or 740.0
     radius = max(min((height - HEAD - FOOT) / 2 - 24, style.width / 2 - MARGIN - 200), 60.0)
     x, y = style.width / 2, HEAD + (height - HEAD - FOOT) / 2
     hues = colours([(member.label, member.is_grey) for member in circle.members], style.theme)
@@ -145,7 +149,8 @@ def _at(angle: float, radius: float) -> tuple[float, float]:
 
 
 def _arc(start: float, end: float, inner: float, outer: float) -> str:
-    """A piece of a ring."""
+    """A piece of a ring, not quite all of it: a whole circle would have no direction."""
+    end = min(end, start + 2 * math.pi - 1e-3)
     large = float(end - start > math.pi)
     return svg.path("M", *_at(start, outer), "A", outer, outer, 0.0, large, 1.0, *_at(end, outer),
                     "L", *_at(end, inner), "A", inner, inner, 0.0, large, 0.0, *_at(start, inner), "Z")  # fmt: skip
@@ -156,15 +161,13 @@ def _arcs(answer: Answer, circle: Circle, hues: dict[str, str], radius: float) -
     for member in circle.members:
         dark, light = tones(hues[member.label])
         bands = (
-            ("out", member.out, member.start, member.middle, dark),
-            ("in", member.into, member.middle, member.end, light),
+            ("out", member.out, member.out_error, member.start, member.middle, dark),
+            ("in", member.into, member.into_error, member.middle, member.end, light),
         )
-        for way, value, start, end, colour in bands:
-            if value <= 0:
-                continue
-            end = min(end, start + 2 * math.pi - 1e-3)  # a whole circle has no direction
-            tip = svg.tag("title", svg.plain(f"{member.label} {way}: {measured(answer, value, 0)}"))
-            out.append(svg.tag("path", tip, d=_arc(start, end, radius - _RING + 2, radius), fill=colour))
+        for way, value, error, start, end, colour in bands:
+            if value > 0:
+                tip = svg.tag("title", svg.plain(f"{member.label} {way}: {measured(answer, value, error)}"))
+                out.append(svg.tag("path", tip, d=_arc(start, end, radius - _RING + 2, radius), fill=colour))
     return out
 
 
@@ -184,8 +187,8 @@ def _ribbons(answer: Answer, circle: Circle, hues: dict[str, str], radius: float
             "Q", 0.0, 0.0, *_at(ribbon.source_from, radius), "Z",
         )  # fmt: skip
         said = f"{source.label}{ARROW}{target.label}: {measured(answer, ribbon.value, ribbon.error)}"
-        colour = hues[source.label]
-        out.append(svg.tag("path", svg.tag("title", svg.plain(said)), d=d, fill=colour, fill_opacity=style.theme.veil + 0.12,
+        tip, colour = svg.tag("title", svg.plain(said)), hues[source.label]
+        out.append(svg.tag("path", tip, d=d, fill=colour, fill_opacity=style.theme.veil + 0.12,
                            stroke=colour, stroke_width=0.5, stroke_opacity=0.6))  # fmt: skip
     return out
 
@@ -200,19 +203,26 @@ def _labels(
         side = [(m, (m.start + m.end) / 2) for m in circle.members]
         side = sorted(((m, a) for m, a in side if (math.sin(a) < 0) == is_left), key=lambda pair: -math.cos(pair[1]))
         wanted = [y + _at(angle, radius + _LEADER)[1] for _, angle in side]
-        for (member, angle), line in zip(side, spread(wanted, _LINE, HEAD + 14, height - FOOT - 10), strict=True):
+        low, high = HEAD + 14, height - FOOT - 22
+        lines = 2 if len(side) * _TWO_LINES <= high - low else 1
+        for (member, angle), line in zip(side, spread(wanted, _TWO_LINES / 2 * lines, low, high), strict=True):
             sign = -1 if is_left else 1
             edge = x + sign * (radius + _LEADER + 12)
             bend, end = _at(angle, radius + 2), _at(angle, radius + _LEADER - 4)
             d = svg.path("M", x + bend[0], y + bend[1], "L", x + end[0], y + end[1], "L", edge, line - 4)
-            told = f"out {amount(member.out, answer.unit)}, in {amount(member.into, answer.unit)}"
-            room = (edge - MARGIN if is_left else style.width - MARGIN - edge) - svg.width(told, _SMALL) - 12
-            name = svg.plain(svg.cut(member.label, room, _LABEL))
-            number = svg.tag("tspan", svg.plain(told), dx=6, font_size=_SMALL, fill=style.theme.muted)
             out.append(svg.tag("path", d=d, fill="none", stroke=style.theme.line))
-            out.append(svg.tag("text", name, number, x=edge + sign * 5, y=line, font_size=_LABEL, fill=style.theme.ink,
-                               text_anchor="end" if is_left else "start"))  # fmt: skip
+            room = edge - 5 - MARGIN if is_left else style.width - MARGIN - edge - 5
+            name = svg.cut(member.label, room, svg.LABEL)
+            out.append(svg.label(edge + sign * 5, line, name, "", style.theme, is_left=is_left))
+            if lines == 2:
+                out.append(svg.text(edge + sign * 5, line + 13, _told(answer, member), svg.SMALL,
+                                    fill=style.theme.muted, text_anchor="end" if is_left else "start"))  # fmt: skip
     return out
+
+
+def _told(answer: Answer, member: Member) -> str:
+    ways = (("out", member.out), ("in", member.into))
+    return ", ".join(f"{way} {amount(value, answer.unit)}" for way, value in ways if value > 0)
 
 
 def spread(wanted: list[float], apart: float, low: float, high: float) -> list[float]:

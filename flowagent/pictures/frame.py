@@ -68,8 +68,9 @@ def document(answer: Answer, style: Style, height: float, body: Sequence[str]) -
     theme, width = style.theme, style.width
     said, about = title(answer, style), subtitle(answer)
     room = width - 2 * MARGIN
+    size = min(20.0, max(13.0, room / svg.width(said, 1.08)))  # bold is wider
     heading = [
-        svg.text(MARGIN, 36, svg.cut(said, room, 20), 20, fill=theme.ink, font_weight="bold"),
+        svg.text(MARGIN, 36, svg.cut(said, room, 1.08 * size), size, fill=theme.ink, font_weight="bold"),
         svg.text(MARGIN, 58, svg.cut(about, room, 13), 13, fill=theme.muted),
         svg.text(MARGIN, height - 16, svg.cut(footnote(answer), room, 11), 11, fill=theme.muted),
     ]

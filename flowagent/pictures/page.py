@@ -79,7 +79,7 @@ def _series(answer: Answer) -> str:
 def png(picture: str, scale: float = 2.0) -> bytes:
     """The picture in pixels; raises ConfigError where the package for it is not installed."""
     try:
-        import cairosvg
+        import cairosvg  # type: ignore[import-untyped]
     except (ImportError, OSError) as error:  # OSError: the package is there, the library it needs is not
         problem = f"PNG needs CairoSVG ({error}); install flowagent[png] and the library cairo, or write .svg or .html"
         raise ConfigError("--output", problem) from error

@@ -13,8 +13,7 @@ from flowagent.shown import ARROW, Answer, amount, error_text
 PAD = 18.0
 """Between nodes; a label of each fits beside it, however thin it is."""
 NODE_WIDTH = 14.0
-_LEAST, _PER_NODE, _COLUMN_HEAD = 300.0, 34.0, 26.0
-_LABEL, _SMALL = 12.0, 10.5
+_LEAST, _PER_NODE, _COLUMN_HEAD = 400.0, 44.0, 26.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,9 @@ def _heads(answer: Answer, graph: Graph, found: Layout, style: Style) -> list[st
         x = found.boxes[graph.column(number)[0]].x
         anchor = "end" if number == 0 and last else "start"
         x += NODE_WIDTH if anchor == "end" else 0
-        out.append(svg.text(x, HEAD + 8, words(dimension.column), _LABEL, fill=style.theme.muted, text_anchor=anchor))
+        out.append(
+            svg.text(x, HEAD + 8, words(dimension.column), svg.LABEL, fill=style.theme.muted, text_anchor=anchor)
+        )
     return out
 
 
@@ -145,21 +146,6 @@ def _nodes(answer: Answer, graph: Graph, found: Layout, hues: dict[str, str], st
         told = " ".join(filter(None, (amount(node.value, answer.unit), error_text(node.value, node.error))))
         step = (style.width - 2 * MARGIN) / max(last, 1)
         room = (box.x - MARGIN if is_left else style.width - MARGIN - x if node.column == last else step * 0.6) - 8
-        name = svg.cut(node.label, room - svg.width(told, _SMALL) - 6, _LABEL)
-        out.append(_label(x, box.y + box.height / 2 + 4, name, told, is_left=is_left, style=style))
+        name, y = svg.cut(node.label, svg.room_for(room, told), svg.LABEL), box.y + box.height / 2 + 4
+        out.append(svg.label(x, y, name, told, style.theme, is_left=is_left, halo=True))
     return out
-
-
-def _label(x: float, y: float, name: str, told: str, *, is_left: bool, style: Style) -> str:
-    """A name and a number; first as a halo, so that it can be read over bands."""
-    theme = style.theme
-    inside = svg.plain(name) + svg.tag("tspan", svg.plain(told), dx=6, font_size=_SMALL, fill=theme.muted)
-    halo = svg.plain(name) + svg.tag("tspan", svg.plain(told), dx=6, font_size=_SMALL)
-    common: dict[str, svg.Attribute] = {
-        "x": x, "y": y, "font_size": _LABEL, "text_anchor": "end" if is_left else "start",
-    }  # fmt: skip
-    around: dict[str, svg.Attribute] = {
-        "stroke": theme.background, "stroke_width": 3, "stroke_opacity": 0.75, "stroke_linejoin": "round",
-        "fill": "none", "aria_hidden": "true",
-    }  # fmt: skip
-    return svg.tag("text", halo, **common, **around) + svg.tag("text", inside, **common, fill=theme.ink)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import unicodedata
 from html import escape
 
+from flowagent.pictures.theme import Theme
 from flowagent.shown import printable
 
 FONT = "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
+LABEL, SMALL, GAP = 12.0, 10.5, 7.0
+"""Sizes of names and numbers, and the gap between them."""
 Attribute = str | float | None
 
 
@@ -46,11 +49,19 @@ def path(*steps: str | float) -> str:
 
 
 def width(said: str, size: float = 12) -> float:
-    """About how wide a text is, rather too wide than too narrow."""
-    wide = sum(
-        1.0 if unicodedata.east_asian_width(c) in "WF" else 0.62 if c.isupper() or c in "mwMW@%" else 0.54 for c in said
-    )
-    return wide * size
+    """About how wide a text is, rather too wide than too narrow: fonts differ."""
+    return size * sum(map(_advance, said))
+
+
+def _advance(c: str) -> float:
+    """Of a character, in its size."""
+    if c in "mwMW@%—→":
+        return 0.9
+    if c in "iljtfrI.,:;|'! ()[]-":
+        return 0.38
+    if unicodedata.east_asian_width(c) in "WF":
+        return 1.0
+    return 0.7 if c.isupper() else 0.61
 
 
 def cut(said: str, room: float, size: float = 12) -> str:
@@ -61,3 +72,36 @@ def cut(said: str, room: float, size: float = 12) -> str:
     while said and width(said + "…", size) > room:
         said = said[:-1]
     return said + "…"
+
+
+def label(x: float, y: float, name: str, told: str, theme: Theme, *, is_left: bool = False, halo: bool = False) -> str:
+    """A name and, smaller, a number beside it, to the right of (x, y) or to the left; a halo parts it from bands."""
+    around: dict[str, Attribute] = {
+        "stroke": theme.background, "stroke_width": 3, "stroke_opacity": 0.75, "stroke_linejoin": "round",
+        "fill": "none", "aria_hidden": "true",
+    }  # fmt: skip
+    below = _label(x, y, name, told, is_left, around, around) if halo else ""
+    return below + _label(x, y, name, told, is_left, {"fill": theme.ink}, {"fill": theme.muted})
+
+
+def _label(
+    x: float,
+    y: float,
+    name: str,
+    told: str,
+    is_left: bool,
+    of_name: dict[str, Attribute],
+    of_told: dict[str, Attribute],
+) -> str:
+    if is_left:
+        # Two texts: not every program counts a smaller part in when a text ends at a place.
+        where = x - width(told, SMALL) - GAP if told else x
+        number_ = text(x, y, told, SMALL, **of_told, text_anchor="end") if told else ""
+        return text(where, y, name, LABEL, **of_name, text_anchor="end") + number_
+    more = tag("tspan", plain(told), dx=GAP, font_size=SMALL, **of_told) if told else ""
+    return tag("text", plain(name) + more, x=x, y=y, font_size=LABEL, **of_name)
+
+
+def room_for(room: float, told: str) -> float:
+    """What is left for the name of a label."""
+    return room - width(told, SMALL) - GAP

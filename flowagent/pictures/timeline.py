@@ -13,7 +13,6 @@ from flowagent.pictures.theme import colours
 from flowagent.shown import ARROW, Answer, Row, amount, error_text
 
 _LEFT, _RIGHT, _AXIS = 76.0, 300.0, 26.0
-_LABEL, _SMALL = 12.0, 10.5
 _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
 
@@ -120,7 +119,7 @@ class _Plot:
             y = self.y(rate * (self.answer.step or 1))
             out.append(svg.tag("path", d=svg.path("M", self.left, y, "L", self.right, y), stroke=theme.line))
             said = amount(rate, self.answer.unit, per_second=True)
-            out.append(svg.text(self.left - 8, y + 4, said, _SMALL, fill=theme.muted, text_anchor="end"))
+            out.append(svg.text(self.left - 8, y + 4, said, svg.SMALL, fill=theme.muted, text_anchor="end"))
         times = self._times
         apart = next((t for t in _TICKS if (times[-1] - times[0]) / t <= 8), _TICKS[-1])
         form = "%H:%M:%S" if apart < 60 else "%H:%M" if apart < 43200 else "%m-%d"
@@ -128,7 +127,7 @@ class _Plot:
             x = self.x(i * apart)
             out.append(svg.tag("path", d=svg.path("M", x, self.bottom, "L", x, self.bottom + 5), stroke=theme.muted))
             said = datetime.fromtimestamp(i * apart, UTC).strftime(form)
-            out.append(svg.text(x, self.bottom + 18, said, _SMALL, fill=theme.muted, text_anchor="middle"))
+            out.append(svg.text(x, self.bottom + 18, said, svg.SMALL, fill=theme.muted, text_anchor="middle"))
         return out
 
 
@@ -138,8 +137,7 @@ def _legend(answer: Answer, labels: list[tuple[str, bool]], hues: dict[str, str]
     for i, (row, (label, _)) in enumerate(reversed(list(zip(answer.rows, labels, strict=True)))):
         y = HEAD + 18 + 22 * i
         told = " ".join(filter(None, (amount(row.value, answer.unit), error_text(row.value, row.error))))
-        name = svg.cut(label, style.width - MARGIN - x - 20 - svg.width(told, _SMALL), _LABEL)
-        number = svg.tag("tspan", svg.plain(told), dx=6, font_size=_SMALL, fill=style.theme.muted)
+        name = svg.cut(label, svg.room_for(style.width - MARGIN - x - 20, told), svg.LABEL)
         out.append(svg.tag("rect", x=x, y=y - 10, width=12, height=12, fill=hues[label], fill_opacity=0.9))
-        out.append(svg.tag("text", svg.plain(name), number, x=x + 20, y=y, font_size=_LABEL, fill=style.theme.ink))
+        out.append(svg.label(x + 20, y, name, told, style.theme))
     return out
