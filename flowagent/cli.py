@@ -21,9 +21,11 @@ from flowagent import __version__, log
 from flowagent.errors import ConfigError
 from flowagent.generate.settings import Protocol
 from flowagent.ovs_cli import app as ovs_app
+from flowagent.show_cli import top
 
 if TYPE_CHECKING:
     from flowagent.agent import Agent
+    from flowagent.demo import Demo
 
 app = typer.Typer(name="flowagent", help="Collect flow records: IPFIX and NetFlow in, exact metrics and flows out.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
@@ -67,36 +69,56 @@ def _root(*, version: Annotated[bool, typer.Option("--version", help="Print the 
 @app.command()
 def run(config: ConfigOption = None, log_level: LogOption = "info") -> None:
     """Run the agent until SIGTERM; SIGHUP reloads the configuration."""
-    _run(config, log_level, demo=False)
+    _run(config, log_level)
 
 
 @app.command()
 def demo(
     config: ConfigOption = None,
-    rate: Annotated[float, typer.Option(help="Flow records a second to send.")] = 2000,
+    rate: Annotated[float, typer.Option(help="Flow records a second to send, on average.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed plays the same traffic.")] = 1,
     log_level: LogOption = "warning",
 ) -> None:
-    """Run the agent and feed it synthetic flows through its own UDP port."""
-    _run(config, log_level, demo=True, rate=rate)
+    """Run the agent on a small cluster that is played over the loopback: names, waves, a deploy, a scan, drops."""
+    from flowagent.clock import SystemClock
+    from flowagent.demo import Demo
+
+    with Demo(SystemClock(), seed, rate) as played:
+        _run(config, log_level, played)
 
 
-def _run(path: Path | None, log_level: str, *, demo: bool, rate: float = 0) -> None:
+def _run(path: Path | None, log_level: str, played: Demo | None = None) -> None:
     from flowagent.agent import Agent
     from flowagent.config import load
 
     log.set_up(log_level)
-    agent = Agent(load(path))
+    config = load(path)
+    agent = Agent(config if played is None else played.config(config))
 
     async def beside(agent: Agent, stop: asyncio.Event) -> None:
         ports = [port for source in agent.pipeline.sources.values() for port in getattr(source, "ports", [])]
         _greet(agent, ports)
-        if demo:
-            await _feed(ports, rate, stop)
+        if played is not None:
+            await _play(played, ports, stop)
 
     async def program() -> None:
         await agent.run(asyncio.Event(), config_path=path, beside=beside)
 
     asyncio.run(program())
+
+
+async def _play(played: Demo, ports: list[int], stop: asyncio.Event) -> None:
+    from flowagent.demo import outlook
+
+    def tell(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+    if not ports:
+        raise ConfigError("ingest", "has no udp source; the demo needs one to send to")
+    tell("a cluster of 3 nodes is played; look at it with `flowagent top`, too; what will happen:")
+    tell(outlook(played.plan))
+    await played.run(ports, stop, tell)
 
 
 def _greet(agent: Agent, ports: list[int]) -> None:
@@ -105,25 +127,6 @@ def _greet(agent: Agent, ports: list[int]) -> None:
     if ports:
         sys.stderr.write(f"export IPFIX or NetFlow to UDP port {', '.join(map(str, ports))} of this host\n")
     sys.stderr.flush()
-
-
-async def _feed(ports: list[int], rate: float, stop: asyncio.Event) -> None:
-    from flowagent.clock import SystemClock
-    from flowagent.generate import Exporter, Settings
-
-    if not ports:
-        raise ConfigError("ingest", "has no udp source; the demo needs one to send to")
-    protocols: tuple[Protocol, ...] = ("netflow5", "netflow9", "ipfix")
-    exporters = [
-        Exporter(
-            Settings(target=f"127.0.0.1:{ports[i % len(ports)]}", protocol=protocol, rate=rate / 3, seed=i),
-            SystemClock(),
-        )
-        for i, protocol in enumerate(protocols)
-    ]
-    async with asyncio.TaskGroup() as group:
-        for exporter in exporters:
-            group.create_task(exporter.run(stop), name="demo")
 
 
 @app.command()
@@ -261,6 +264,9 @@ def generate(
     with contextlib.suppress(KeyboardInterrupt):
         exporter.send(duration=duration, records=records)
     sys.stdout.buffer.write(msgspec.json.encode(exporter.sent) + b"\n")
+
+
+app.command()(top)
 
 
 @config_app.command("check")

@@ -13,11 +13,21 @@ MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 KINDS = {"ingest", "sampling", "aggregate", "enrich", "export"}
 # These put the parts together, so they may know all of them.
 COMPOSITION = {
-    "pipeline.py", "stages.py", "agent.py", "cli.py", "replay.py", "estimates.py", "__init__.py", "__main__.py",
+    "pipeline.py", "stages.py", "agent.py", "cli.py", "replay.py", "estimates.py", "demo.py",
+    "__init__.py", "__main__.py",
 }  # fmt: skip
 # Third-party clients and the files that use them; nothing else may.
 CLIENTS = {
-    "aiohttp": {"enrich/kube_client.py", "export/post.py", "web/answers.py", "web/policies.py", "web/server.py"},
+    "aiohttp": {
+        "client.py",
+        "demo.py",
+        "enrich/kube_client.py",
+        "export/post.py",
+        "web/answers.py",
+        "web/policies.py",
+        "web/query.py",
+        "web/server.py",
+    },
     "aiokafka": {"export/brokers.py", "export/producer.py"},
     "cramjam": {"export/push.py"},
     "google": {"export/prometheus_protobuf.py"},
@@ -28,8 +38,8 @@ CLIENTS = {
     "pyroute2": {"enrich/netlink.py"},
     "zstandard": {"export/file.py", "frames.py", "ingest/ndjson.py", "ingest/pcap.py"},
     "yaml": {"config.py", "cli.py"},
-    "typer": {"cli.py", "ovs_cli.py"},
-    "rich": {"cli.py", "estimates.py"},
+    "typer": {"cli.py", "ovs_cli.py", "show_cli.py"},
+    "rich": {"cli.py", "estimates.py", "top.py", "top_view.py"},
 }
 # Clients that only an extra installs.
 EXTRAS = {"maxminddb": "geoip", "pyarrow": "parquet"}
@@ -81,6 +91,12 @@ def test_core_imports_core_only(path):
 def test_kinds_do_not_import_one_another(path):
     if package(path) in KINDS:
         assert own(path) <= {"", package(path)}
+
+
+@every_module
+def test_the_history_samples_and_knows_no_kind(path):
+    if package(path) == "history":
+        assert own(path) <= {"", "history", "sampling"}
 
 
 @every_module

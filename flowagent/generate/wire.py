@@ -19,7 +19,7 @@ PAYLOAD = 1400
 IPV4_TEMPLATE, IPV6_TEMPLATE, OPTIONS_TEMPLATE = 256, 257, 258
 
 _RECORDS5 = 30
-_DETERMINISTIC = 1  # mode of sampling: one in n packets, always the same
+DETERMINISTIC = 1  # mode of sampling: one in n packets, always the same
 
 HEADER5 = Header(
     np.dtype([
@@ -88,7 +88,7 @@ def netflow5(settings: Settings, rng: np.random.Generator, boot_ms: int) -> Expo
     headers["version"], headers["count"] = 5, _RECORDS5
     headers["engine"] = settings.observation_domain
     if settings.sampling_rate > 1:
-        headers["sampling"] = _DETERMINISTIC << 14 | settings.sampling_rate
+        headers["sampling"] = DETERMINISTIC << 14 | settings.sampling_rate
     return Export(ring, None, 0)
 
 
@@ -102,10 +102,7 @@ def netflow9(settings: Settings, rng: np.random.Generator, boot_ms: int) -> Expo
     sets = template_set(0, _templates(_UPTIMES))
     records = 2
     if settings.sampling_rate > 1:
-        sets += struct.pack(">HHHHHHHHHHHxx", 1, 24, OPTIONS_TEMPLATE, 4, 8, 1, 4, 34, 4, 35, 1)
-        sets += struct.pack(
-            ">HHIIBxxx", OPTIONS_TEMPLATE, 16, settings.observation_domain, settings.sampling_rate, _DETERMINISTIC
-        )
+        sets += sampling9(settings.observation_domain, settings.sampling_rate)
         records += 2
     header = struct.pack(">HHIIII", 9, records, 0, 0, 0, settings.observation_domain)
     return Export(ring, messages_ring([header + sets], [1], HEADER9, boot_ms=boot_ms), 0)
@@ -120,10 +117,21 @@ def ipfix(settings: Settings, rng: np.random.Generator, boot_ms: int) -> Export:
     sets = template_set(2, _templates(_ABSOLUTE_TIMES))
     options = settings.sampling_rate > 1
     if options:
-        sets += struct.pack(">HHHHHHHHHHH", 3, 22, OPTIONS_TEMPLATE, 3, 1, 149, 4, 305, 4, 306, 4)
-        sets += struct.pack(">HHIII", OPTIONS_TEMPLATE, 16, settings.observation_domain, 1, settings.sampling_rate - 1)
+        sets += sampling_ipfix(settings.observation_domain, settings.sampling_rate)
     message = ipfix_message(sets, settings.observation_domain)
     return Export(ring, messages_ring([message], [int(options)], HEADER_IPFIX, boot_ms=boot_ms), 0)
+
+
+def sampling9(domain: int, rate: int) -> bytes:
+    """Make an options template and its record: one packet in `rate` is sampled."""
+    template = struct.pack(">HHHHHHHHHHHxx", 1, 24, OPTIONS_TEMPLATE, 4, 8, 1, 4, 34, 4, 35, 1)
+    return template + struct.pack(">HHIIBxxx", OPTIONS_TEMPLATE, 16, domain, rate, DETERMINISTIC)
+
+
+def sampling_ipfix(domain: int, rate: int) -> bytes:
+    """Make an options template and its record: one packet in `rate` is sampled (RFC 5477, section 8.2)."""
+    template = struct.pack(">HHHHHHHHHHH", 3, 22, OPTIONS_TEMPLATE, 3, 1, 149, 4, 305, 4, 306, 4)
+    return template + struct.pack(">HHIII", OPTIONS_TEMPLATE, 16, domain, 1, rate - 1)
 
 
 def ipfix_message(sets: bytes, domain: int) -> bytes:
@@ -161,7 +169,8 @@ def _templates(times: tuple[tuple[str, int, int], ...]) -> dict[int, list[Field]
     }
 
 
-def _record_dtype(fields: list[Field]) -> np.dtype[np.void]:
+def record_dtype(fields: list[Field]) -> np.dtype[np.void]:
+    """Lay out a record of these fields."""
     unsigned = {1: "u1", 2: ">u2", 4: ">u4", 8: ">u8"}
     addresses = ("src", "dst", "next_hop")
     return np.dtype(
@@ -171,7 +180,7 @@ def _record_dtype(fields: list[Field]) -> np.dtype[np.void]:
 
 def _blocks(settings: Settings, header: Header, times: tuple[tuple[str, int, int], ...]) -> list[_Block]:
     """Fit as many records as go into a datagram, divided by the share of IPv6."""
-    v4, v6 = (_record_dtype(fields) for fields in _templates(times).values())
+    v4, v6 = (record_dtype(fields) for fields in _templates(times).values())
     padding = 2 * 3
     room = PAYLOAD - header.dtype.itemsize - 2 * _SET.itemsize - padding
     share = settings.ipv6_share
