@@ -260,8 +260,8 @@ class Double:
             "version": "0.1.0", "node": "node-3", "uptime": 8040.0, "ready": [],
             "outcomes": [
                 {"outcome": "exported", "reason": "", "records": 1_204_330},
-                {"outcome": "sampled", "reason": "budget", "records": 392_114},
-                {"outcome": "dropped", "reason": "duplicate", "records": 20_551},
+                {"outcome": "sampled_out", "reason": "budget", "records": 392_114},
+                {"outcome": "dropped", "reason": "duplicate_direction", "records": 20_551},
                 {"outcome": "dropped", "reason": "filter", "records": 4_021},
                 {"outcome": "dropped", "reason": "overload", "records": 12},
             ],

@@ -78,10 +78,11 @@ function frame(view, signal, same) {
   byId("bar").hidden = Boolean(view.bare);
   bar(ctx, offered?.measures ?? [{ name: state.measure }], null);
   const controls = offered && view.controls ? view.controls(ctx) : [];
-  const head = h("div", { class: "head" }, h("h1", {}, view.title), h("div", { class: "controls" }, controls), h("div", { class: "summary", id: "summary" }));
+  const head = h("div", { class: "head" }, h("h1", {}, view.title), h("div", { class: "summary", id: "summary" }));
+  const row = h("div", { class: "controls", hidden: !controls.length }, controls);
   const old = same && byId("body");
   const body = old || h("div", { id: "body", class: "body" }, h("div", { class: "card loading", role: "status" }, "Loading…"));
-  MAIN.replaceChildren(head, h("div", { id: "notice" }), body);
+  MAIN.replaceChildren(head, row, h("div", { id: "notice" }), body);
   if (old) setTimeout(() => signal === running.signal && heard < performance.now() - BUSY_MS && body.setAttribute("aria-busy", "true"), BUSY_MS);
 }
 
@@ -209,6 +210,8 @@ addEventListener("resize", () => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 addEventListener("hashchange", route);
+// A browser has few connections to one agent: pages that nobody sees hold none.
+document.addEventListener("visibilitychange", () => (document.hidden ? running.abort() : route()));
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address is the state's
   MAIN.focus();

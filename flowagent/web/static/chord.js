@@ -10,7 +10,7 @@ const PREFERRED = ["k8s_namespace", "subnet_label", "addr"];
 const TOPS = [5, 10, 20, 30];
 const RADIUS = 270;
 const BAND = 16;
-const LABELS = 150;
+const LABELS = 96;
 
 /** What both a source and a destination column tell apart. */
 export function pairs(columns) {
@@ -56,7 +56,7 @@ function chart(answer, ctx) {
   const svg = s(
     "svg",
     {
-      class: "chords", viewBox: `${-side - 40} ${-side} ${2 * side + 80} ${2 * side}`, role: "group",
+      class: "chords", viewBox: `${-side - 30} ${-side} ${2 * side + 60} ${2 * side}`, role: "group",
       "aria-label": "Chord diagram; arrow keys go from mark to mark",
     },
     s("g", {}, ribbons.map((each) => drawRibbon(each, ribbon, answer, marks))),
@@ -90,7 +90,7 @@ function drawArc(arc, outer, answer, total, marks) {
   const middle = (arc.startAngle + arc.endAngle) / 2;
   const right = middle < Math.PI;
   const turn = (middle * 180) / Math.PI - 90;
-  const label = value.label.length > 20 ? `${value.label.slice(0, 19)}…` : value.label;
+  const label = value.label.length > 18 ? `${value.label.slice(0, 17)}…` : value.label;
   const seen = arc.endAngle - arc.startAngle > 0.02 || total === 0;
   return s(
     "g", { ...attributes, class: `arc ${marked} ${look.class}`, css: look.css },

@@ -6,7 +6,10 @@ import { badge } from "./overview.js";
 import { chip, table } from "./table.js";
 
 const SIZES = [1e3, 1e4, 1e5, 1e6, 1e7];
-const KINDS = { exported: "good", pending: "plain", sampled: "plain", sampled_out: "plain", dropped: "bad" };
+const KINDS = { exported: "good", pending: "plain", spooled: "plain", sampled_out: "plain", dropped: "bad" };
+// Records that were left out because somebody said so are no loss.
+const MEANT = new Set(["filter", "filtered", "duplicate", "duplicate_direction"]);
+const kind = ({ outcome, reason }) => (MEANT.has(reason) ? "other" : (KINDS[outcome] ?? "other"));
 
 export const view = {
   title: "What did we lose",
@@ -19,7 +22,7 @@ export const view = {
 
   render(answer, ctx, { status, exporters }) {
     return [
-      h("div", { class: "grid two" }, kept(status), h("div", {}, upstream(exporters), chances(status.sampling))),
+      h("div", { class: "grid two" }, h("div", {}, kept(status), upstream(exporters)), chances(status.sampling)),
       outcomes(status), talkers(answer, ctx),
     ];
   },
@@ -32,15 +35,15 @@ function kept({ outcomes: all }) {
   return h(
     "section", { class: "card" }, h("div", { class: "cardhead" }, h("h2", {}, "Where the records went")),
     h("p", { class: "big" }, seen ? percent(exported / seen) : "–", h("small", {}, `of ${whole(seen)} records were passed on as rows`)),
-    h("div", { class: "stack", "aria-hidden": "true" }, parts.map(({ outcome, records }) => h("span", { class: KINDS[outcome] ?? "plain", css: { "--part": records / seen } }))),
-    h("p", { class: "muted small" }, "Metrics, policies and this page's history count every record received; only what goes to sinks is sampled."),
+    h("div", { class: "stack", "aria-hidden": "true" }, parts.map((part) => h("span", { class: kind(part), css: { "--part": part.records / seen } }))),
+    h("p", { class: "muted small" }, "Metrics and policies count every record received; what goes to sinks is what may be sampled."),
   );
 }
 
 function outcomes({ outcomes: all }) {
   const seen = all.reduce((sum, { records }) => sum + records, 0);
   const columns = [
-    { key: "outcome", label: "outcome", text: (row) => badge(KINDS[row.outcome] ?? "plain", row.outcome.replace("_", " ")), plain: (row) => row.outcome },
+    { key: "outcome", label: "outcome", text: (row) => badge(kind(row), row.outcome.replace("_", " ")), plain: (row) => row.outcome },
     { key: "reason", label: "reason", text: (row) => row.reason.replaceAll("_", " ") || "–", plain: (row) => row.reason },
     { key: "records", label: "records", number: true, text: (row) => whole(row.records), plain: (row) => row.records },
     { key: "share", label: "share", number: true, text: (row) => percent(row.records / seen), plain: (row) => row.records / seen },
@@ -59,7 +62,7 @@ function upstream(exporters) {
 
 /** How likely a flow of some size is to be kept by itself: min(1, size / threshold). */
 function chances(sampling) {
-  const head = (kind, text) => h("div", { class: "cardhead" }, h("h2", {}, "Our sampling"), badge(kind, text));
+  const head = (look, text) => h("div", { class: "cardhead" }, h("h2", {}, "Our sampling"), badge(look, text));
   if (!sampling) return h("section", { class: "card" }, head("good", "none"), h("p", {}, "Every row is passed on: what comes out is exact as far as it came in."));
   const { method, budget, threshold_bytes: threshold } = sampling;
   const rows = threshold > 0 ? SIZES.map((size) => h("tr", {}, h("td", {}, scaled(size, "B")), h("td", { class: "number" }, percent(Math.min(1, size / threshold))))) : [];

@@ -47,14 +47,14 @@ export function plot(element, answer, lines, { height = 300, brush = null } = {}
     series.push(clear, clear);
     data.push(row.series.map((value, i) => toRate(value == null ? null : value + errors[i])));
     data.push(row.series.map((value, i) => toRate(value == null ? null : Math.max(0, value - errors[i]))));
-    areas.push({ series: [series.length - 2, series.length - 1], fill: colour(element, look, 0.16) });
+    areas.push({ series: [series.length - 2, series.length - 1], fill: colour(element, look, lines.length > 3 ? 0.09 : 0.15) });
   }
   const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 }, font: "12px system-ui, sans-serif" };
   const options = {
     width: Math.max(element.clientWidth, 280), height, series, bands: areas, legend: { show: false },
     axes: [
-      { ...axis, values: (_, times) => times.map((time) => (time % 60 ? clock(time) : clock(time).slice(0, 5))) },
-      { ...axis, size: 84, values: (_, values) => values.map((value) => rate(value, answer.unit)) },
+      { ...axis, size: 32, values: (_, times) => times.map((time) => (time % 60 ? clock(time) : clock(time).slice(0, 5))) },
+      { ...axis, size: 84, values: (_, values) => values.map((value) => rate(value, answer.unit).replace(/\.?0+ /, " ")) },
     ],
     scales: { x: { time: false, range: () => [answer.from, answer.to] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
     cursor: { drag: { setScale: false, x: Boolean(brush), y: false }, points: { size: 6 } },
