@@ -66,13 +66,13 @@ def install(directory: Path, *options: str) -> Path:
     words = ["ci", "--ignore-scripts", "--no-progress", "--fetch-retries=1", "--fetch-timeout=60000", *options]
     try:
         done = npm(
-            words, return_completed_process=True,
-            cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+            words, return_completed_process=True, cwd=directory, timeout=300, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Missing(f"npm ci: {error}") from error
     if done.returncode:
-        raise Missing(f"npm ci ended with {done.returncode}:\n{done.stdout.decode(errors='replace').strip()}")
+        raise Missing(f"npm ci ended with {done.returncode}:\n{done.stdout.strip()}")
     return directory / "node_modules"
 
 
@@ -97,7 +97,7 @@ class VendorHook(Interface):  # type: ignore[misc]
     def dependencies(self) -> list[str]:
         return [] if is_current() or os.environ.get("FLOWAGENT_UI") == "skip" else [NODE]
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's
         wanted = os.environ.get("FLOWAGENT_UI", "")
         if is_current() or wanted == "skip":
             return

@@ -9,14 +9,16 @@ import math
 import random
 import re
 import sys
-import time
 from collections import defaultdict
 
 from aiohttp import web
+from ui import canned
 
+from flowagent.clock import SystemClock
 from flowagent.web import pages
 
 STEP = 10.0
+now_ns = SystemClock().now_ns
 WORKLOADS = [
     ("shop", "frontend"), ("shop", "checkout"), ("shop", "cart"), ("data", "postgres"), ("data", "redis"),
     ("data", "kafka"), ("ml", "trainer"), ("ml", "serving"), ("monitoring", "prometheus"), ("kube-system", "coredns"),
@@ -159,9 +161,9 @@ class Double:
     def _guard(self):
         @web.middleware
         async def guard(request, handler):
-            if self.token and not pages.is_page(request.path):
-                if request.headers.get("Authorization") != f"Bearer {self.token}":
-                    return web.json_response({"error": "a bearer token is needed"}, status=401)
+            is_open = self.token is None or pages.is_page(request.path)
+            if not is_open and request.headers.get("Authorization") != f"Bearer {self.token}":
+                return web.json_response({"error": "a bearer token is needed"}, status=401)
             try:
                 return await handler(request)
             except ValueError as error:
@@ -178,13 +180,13 @@ class Double:
         response.headers["Content-Security-Policy"] = pages.POLICY
 
     def history(self):
-        now = time.time() // STEP * STEP
+        now = now_ns() / 1e9 // STEP * STEP
         if self.empty:
             return {"oldest": None, "newest": None, "windows": 0, "rows": 0, "step": STEP}
         return {"oldest": now - 3600, "newest": now, "windows": 360, "rows": 12345, "step": STEP}
 
     def answer(self, query):
-        now = time.time()
+        now = now_ns() / 1e9
         begin, end = moment(query.get("from", "-5m"), now), moment(query.get("to", str(now)), now)
         measure = query.get("measure", "bytes")
         columns = [c for c in query.get("dimensions", "").split(",") if c]
@@ -218,7 +220,9 @@ class Double:
         order = sorted(range(len(listed)), key=lambda i: (i in other, -listed[i]["value"]))
         result = {
             "from": begin, "to": end, "measure": measure, "unit": MEASURES[measure], "exact": self.exact,
-            "dimensions": [{"column": c, "doc": COLUMNS[c][0], "values": v} for c, v in zip(columns, values, strict=True)],
+            "dimensions": [
+                {"column": c, "doc": COLUMNS[c][0], "values": v} for c, v in zip(columns, values, strict=True)
+            ],
             "rows": [listed[i] for i in order], "total": amounts(rows), "history": self.history(),
         }  # fmt: skip
         if self.unscaled:
@@ -255,54 +259,17 @@ class Double:
         })  # fmt: skip
 
     async def _status(self, _):
-        sampling = {"method": "threshold", "budget": 500, "threshold_bytes": 18350.0}
-        return web.json_response({
-            "version": "0.1.0", "node": "node-3", "uptime": 8040.0, "ready": [],
-            "outcomes": [
-                {"outcome": "exported", "reason": "", "records": 1_204_330},
-                {"outcome": "sampled_out", "reason": "budget", "records": 392_114},
-                {"outcome": "dropped", "reason": "duplicate_direction", "records": 20_551},
-                {"outcome": "dropped", "reason": "filter", "records": 4_021},
-                {"outcome": "dropped", "reason": "overload", "records": 12},
-            ],
-            "rates": {"records": 1520.4, "bytes": 12_530_112.0, "packets": 18_220.0}, "history": self.history(),
-            "sinks": [{"name": "kafka", "records": 1_204_330, "errors": 0, "failing": False},
-                      {"name": "loki", "records": 1_201_090, "errors": 14, "failing": True}],
-            "sampling": None if self.exact else sampling,
-        })  # fmt: skip
+        sampling = None if self.exact else canned.SAMPLING
+        return web.json_response(canned.STATUS | {"history": self.history(), "sampling": sampling})
 
     async def _exporters(self, _):
-        common = {"source": "udp", "restarts": 0, "not_sent_packets": None, "last_seen_ns": int(time.time() * 1e9) - 10**9}
-        return web.json_response([] if self.empty else [
-            {**common, "exporter": "192.0.2.1", "protocol": "ipfix", "observation_domain": 1, "templates": 88,
-             "is_ovs": True, "sampling_rates": {"domain": 400.0}, "datagrams": 61_023, "records": 712_003, "lost_records": 0},
-            {**common, "exporter": "192.0.2.2", "protocol": "netflow9", "observation_domain": 0, "templates": 4,
-             "is_ovs": False, "sampling_rates": {"selector 1": 1000.0}, "datagrams": 22_120, "records": 503_998,
-             "lost_records": 1_870},
-            {**common, "exporter": "192.0.2.3", "protocol": "netflow5", "observation_domain": 0, "templates": 0,
-             "is_ovs": False, "sampling_rates": {}, "datagrams": 9_001, "records": 214_300, "lost_records": 0,
-             "restarts": 1},
-        ])  # fmt: skip
+        return web.json_response([] if self.empty else canned.exporters(now_ns()))
 
     async def _policies(self, _):
-        return web.json_response([] if self.empty else [
-            {"name": "web", "filter": "proto == tcp and dst_port == 443", "group_by": [], "top": [{"of": "src_addr", "by": "bytes", "k": 10}],
-             "every": "60s", "periods": 5, "windows": 3, "memory_used": 812_000, "memory": "16MiB", "max_groups": 50,
-             "distinct": ["src_addr"], "quantiles": [], "entropy": [], "rates": [], "max_series": 100, "table_capacity": 1000},
-        ])  # fmt: skip
+        return web.json_response([] if self.empty else canned.POLICIES)
 
     async def _policy(self, request):
-        rows = [[f"10.244.0.{i}", 9e6 / i] for i in range(1, 9)]
-        now = int(time.time() * 1e9)
-        return web.json_response({
-            "policy": request.match_info["name"], "is_live": False, "start_ns": now - 60 * 10**9, "end_ns": now,
-            "seconds": 60.0, "records_seen": 40_123, "lowest_inclusion_prob": 1.0, "rates": {},
-            "groups": [{"group": {}, "bytes": 3.1e7, "packets": 41_000, "records": 40_123, "bytes_per_second": 5e5,
-                        "packets_per_second": 683.0, "records_per_second": 668.0,
-                        "top": [{"of": ["src_addr"], "by": "bytes", "error": 1200.0, "rows": rows}],
-                        "distinct": [{"of": ["src_addr"], "estimate": 412.0, "relative_error": 0.016, "is_lower_bound": False}],
-                        "quantiles": [], "entropy": []}],
-        })  # fmt: skip
+        return web.json_response(canned.result(request.match_info["name"], now_ns()))
 
 
 OTHER = object()
@@ -337,7 +304,9 @@ def wave(phase, t):
 
 def moment(text, now):
     match = re.fullmatch(r"-(\d+)([smh])", text)
-    return now - int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else now if text == "now" else float(text)
+    return (
+        now - int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else now if text == "now" else float(text)
+    )
 
 
 if __name__ == "__main__":

@@ -62,12 +62,19 @@ async function route() {
   document.title = `${view.title} · flowagent`;
   frame(view, signal, same);
   try {
-    offered ??= await get("/api/v1/columns", {}, signal);
+    offered ??= await first(signal);
     if (!same || !MAIN.querySelector(".controls")) frame(view, signal, same);
     await run(view, signal);
   } catch (error) {
     if (!signal.aborted) fail(error);
   }
+}
+
+/** What does not change while the page is open. */
+async function first(signal) {
+  const [columns, status] = await Promise.all([get("/api/v1/columns", {}, signal), get("/api/v1/status", {}, signal)]);
+  byId("node").textContent = status.node ?? "";
+  return columns;
 }
 
 /** Bars and heading; the body keeps what it shows until there is something new. */
@@ -124,7 +131,6 @@ function show(view, answer, extra, signal) {
   refocus(byId("body"), focus);
   scrollTo({ top: scroll });
   byId("summary").replaceChildren(...(answer && !view.optional ? summary(answer) : []));
-  if (extra?.status) byId("node").textContent = extra.status.node ?? "";
   notice();
   if (!document.body.dataset.ready) say(`${view.title} is shown`);
   document.body.dataset.ready = String(Number(document.body.dataset.ready ?? 0) + 1);

@@ -26,7 +26,7 @@ function known(exporters, answer, ctx) {
   const columns = [
     { key: "exporter", label: "exporter", text: (row) => chip({ label: row.exporter, filter: `exporter == ${row.exporter}` }, ctx.choose), plain: (row) => row.exporter },
     { key: "observation_domain", label: "domain", number: true, plain: (row) => row.observation_domain },
-    { key: "protocol", label: "protocol", text: (row) => h("span", {}, row.protocol, row.is_ovs && badge("plain", "Open vSwitch")), plain: (row) => row.protocol },
+    { key: "protocol", label: "protocol", text: (row) => h("span", {}, `${row.protocol} `, row.is_ovs && badge("plain", "Open vSwitch")), plain: (row) => row.protocol },
     { key: "templates", label: "templates", number: true, plain: (row) => row.templates },
     { key: "sampling_rates", label: "announced rate", text: (row) => rates(row).join(", ") || null, plain: (row) => rates(row).join(" ") || null },
     { key: "sampling_source", label: "rate known by", text: (row) => words(sources.get(row.exporter)), plain: (row) => sources.get(row.exporter)?.join(" ") ?? null },

@@ -9,9 +9,9 @@ function power(value) {
   return size < 999.5 ? 0 : Math.min(Math.floor(Math.log10(size * 1.0005) / 3), PREFIXES.length - 1);
 }
 
-/** Three figures where there are as many: 1.24, 12.4, 124; whole numbers below 1000 as they are. */
-function figures(value) {
-  if (Number.isInteger(value) && Math.abs(value) < 1000) return String(value);
+/** Three figures: 1.24, 12.4, 124; whole numbers below 1000 as they are. */
+function figures(value, steps) {
+  if (!steps && Number.isInteger(value)) return String(value);
   const size = Math.abs(value);
   return value.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
 }
@@ -20,7 +20,7 @@ function figures(value) {
 export function scaled(value, unit = "") {
   if (value == null || !Number.isFinite(value)) return "unknown";
   const steps = power(value);
-  return `${figures(value / 1000 ** steps)} ${PREFIXES[steps]}${unit}`.trim();
+  return `${figures(value / 1000 ** steps, steps)} ${PREFIXES[steps]}${unit}`.trim();
 }
 
 /** An amount of a measure: "12.4 MB", "3.2 k packets". */
