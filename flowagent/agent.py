@@ -13,10 +13,12 @@ from typing import Any
 
 from flowagent import __version__
 from flowagent.aggregate.policy import Policy
+from flowagent.clock import SECOND
 from flowagent.component import Context
 from flowagent.config import Config, kind, load, state_directory
 from flowagent.errors import ConfigError
 from flowagent.export.prometheus import Exposition
+from flowagent.history.desk import Desk
 from flowagent.metrics import Family
 from flowagent.pipeline import Pipeline
 from flowagent.web.policies import Conflict
@@ -34,6 +36,7 @@ class Agent:
         self.ctx = ctx or Context("flowagent", state_dir=state_directory(config.state))
         self.ctx.metrics.since_ns = self.ctx.clock.now_ns()
         self.pipeline = Pipeline(config, self.ctx)
+        self.desk = Desk(self.pipeline.history)
         self.server = Server(config.http, self, self.ctx.named("http"))
         self.started = asyncio.Event()
         self._exposition = Exposition(self.ctx.metrics)
@@ -64,6 +67,7 @@ class Agent:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
             self.ctx.metrics.remove(self._families)
+            self.desk.stop()
 
     async def _company(self, beside: Beside | None, stop: asyncio.Event) -> None:
         await self.started.wait()
@@ -109,6 +113,21 @@ class Agent:
                 return found
         return None
 
+    async def status(self) -> dict[str, Any]:
+        """How the agent is, as plain data."""
+        outcomes = self.pipeline.outcomes.counts
+        return {
+            "version": __version__,
+            "node": platform.node(),
+            "uptime": (self.ctx.clock.now_ns() - self.ctx.metrics.since_ns) / SECOND,
+            "ready": self.not_ready(),
+            "outcomes": [{"outcome": o, "reason": r, "records": n} for (o, r), n in sorted(outcomes.items())],
+            "rates": await self.desk.rates(),
+            "history": self.pipeline.history.describe(),
+            "sinks": [{"name": kind.name, **outlet.describe()} for kind, outlet in self.pipeline.outlets.items()],
+            "sampling": self.pipeline.sampling(),
+        }
+
     def policies(self) -> dict[str, Policy]:
         """The policies that run, by name."""
         return {name: a for name, a in self.pipeline.analyses.items() if isinstance(a, Policy)}
@@ -145,6 +164,7 @@ class Agent:
         return removed
 
     def _families(self) -> Iterable[Family]:
+        yield from self.desk.families()
         labels = ("version", "python")
         yield Family("flowagent_build_info", "gauge", "1, with the version as a label.", labels,
                      {(__version__, platform.python_version()): 1})  # fmt: skip

@@ -20,7 +20,7 @@ import yaml
 
 from flowagent.component import Settings
 from flowagent.errors import ConfigError
-from flowagent.sections import Http, Sampling, State, Window, did_you_mean, parse_listen
+from flowagent.sections import History, Http, Sampling, State, Window, did_you_mean
 
 PACKAGES = {
     "ingest": "flowagent.ingest",
@@ -29,6 +29,8 @@ PACKAGES = {
     "export": "flowagent.export",
 }
 """Where the kinds of a section live."""
+SECTIONS = ("window", "sampling", "history", "http", "state")
+"""Those that are not lists of kinds."""
 _ONLY_ONE = ("counters",)
 """Kinds whose metrics have one name: two would count everything twice."""
 _ENV = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -54,6 +56,7 @@ class Config(NamedTuple):
     http: Http
     state: State
     enrich: tuple[Kind, ...] = ()
+    history: History = History()
 
 
 class _File(Settings, frozen=True):
@@ -65,6 +68,7 @@ class _File(Settings, frozen=True):
     export: list[dict[str, Any]] | None = None
     window: Window | Annotated[int, msgspec.Meta(ge=0, le=0)] = Window()
     sampling: Sampling = Sampling()
+    history: History = History()
     http: Http = Http()
     state: State = State()
 
@@ -125,11 +129,13 @@ def parse(raw: Any, environ: Mapping[str, str] = os.environ) -> Config:
     window.check()
     file.sampling.check(window)
     kinds = {section: tuple(_kinds(section, getattr(file, section), section + "[{}]")) for section in PACKAGES}
-    if file.http.listen is not None:
-        parse_listen(file.http.listen, "http.listen")
+    file.history.check()
+    file.http.check()
     if not kinds["ingest"]:
         raise ConfigError("ingest", "is empty; name at least one source, such as {type: udp}")
-    return Config(window=window, sampling=file.sampling, http=file.http, state=file.state, **kinds)
+    return Config(
+        window=window, sampling=file.sampling, history=file.history, http=file.http, state=file.state, **kinds
+    )
 
 
 def kind(section: str, entry: dict[str, Any], path: str) -> Kind:
@@ -276,6 +282,7 @@ analyse:
   - {type: policy, name: web, filter: "proto == tcp and dst_port in {80, 443}", top: [{of: dst_addr}], every: 60s}
 window: {every: 10s, max_keys: 200000}         # 0 passes every record through
 sampling: {budget: 500}                        # rows a second to forward at most; null forwards every row
+history: {memory: 64MB, keep: 1h}              # recent flows in memory, for the API and the page
 export:
   - {type: file, path: "flows-%Y%m%dT%H%M%S.ndjson.zst", rotate_every: 10m, keep: 144}
 http: {listen: "127.0.0.1:8077"}
@@ -290,7 +297,7 @@ def plain(config: Config) -> dict[str, Any]:
         out[section] = [{"type": k.type, "name": k.name, **msgspec.to_builtins(k.settings)} for k in kinds]
     return {
         **out,
-        **{name: msgspec.to_builtins(getattr(config, name)) for name in ("window", "sampling", "http", "state")},
+        **{name: msgspec.to_builtins(getattr(config, name)) for name in SECTIONS},
     }
 
 

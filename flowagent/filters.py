@@ -96,7 +96,7 @@ _GRAMMAR = r"""
     _items: WORD | _LBRACE _list _RBRACE | _LSQB _list _RSQB | LPAR _list _RPAR
     _list: WORD (_COMMA WORD)*
 
-    WORD: /[A-Za-z0-9_.:\/-]+/
+    WORD: /[A-Za-z0-9_.:\/-]+|"(\\["\\]|[^"\\])*"/
     COMPARE.3: /[=!<>]=|[=<>]/
     _AND.2: /and(?![\w.:\/-])|&&/i
     _OR.2: /or(?![\w.:\/-])|\|\|/i
@@ -116,7 +116,11 @@ _GRAMMAR = r"""
 """
 _OPENERS = ("LPAR", "_LSQB", "_LBRACE")
 _CLOSERS = {"_RPAR": ")", "_RSQB": "]", "_RBRACE": "}"}
-_HINTS = {"|": "; or is written or or ||", '"': "; values stand without quotes", "'": "; values stand without quotes"}
+_HINTS = {
+    "|": "; or is written or or ||",
+    "'": '; texts stand in ", or without quotes where they are of letters, digits and _.:/-',
+    '"': '; this " is never closed',
+}
 
 
 @cache

@@ -108,6 +108,12 @@ def read_operand(name: str, at: int) -> Operand:
 
 
 @cache
+def value_names(column: str) -> dict[int, str]:
+    """How filters call values of a column; of two names of one the first."""
+    return {value: name for name, value in reversed(_NAMES.get(column, {}).items())}
+
+
+@cache
 def _elements() -> dict[str, Element]:
     """IANA's elements by name."""
     numbered = (element(0, number) for number in range(1, 1 << 15))
@@ -118,8 +124,9 @@ def read_item(operand: Operand, text: str, at: int) -> Sequence[Pair]:
     """The values that an item of a set stands for: one value, a range or a prefix; raises WrongError."""
     first: Number
     last: Number
-    parts = _RANGE.fullmatch(text) if text.lower() not in operand.labels else None
-    if operand.kind == "addr" and "/" in text:
+    is_value = text.startswith('"') or text.lower() in operand.labels
+    parts = None if is_value else _RANGE.fullmatch(text)
+    if operand.kind == "addr" and "/" in text and not is_value:
         first, last = _prefix(operand, text, at)
     elif parts and operand.kind not in ("enum", "name"):
         first, last = read_value(operand, parts[1], at), read_value(operand, parts[2], at + parts.start(2))
@@ -136,6 +143,7 @@ def read_item(operand: Operand, text: str, at: int) -> Sequence[Pair]:
 
 def read_value(operand: Operand, text: str, at: int) -> Number:
     """A single value; raises WrongError where it is of another kind or can never occur."""
+    text = unquoted(text)
     value: Number | None = operand.labels.get(text.lower())
     if value is None and operand.kind != "enum":
         value = _number(text, whole=False) if operand.is_float else _READERS[operand.kind](text)
@@ -146,6 +154,11 @@ def read_value(operand: Operand, text: str, at: int) -> Number:
     if not least <= value <= most:
         raise WrongError(at, f"{operand.name} goes from {least} to {most}; {text} is outside")
     return value
+
+
+def unquoted(text: str) -> str:
+    """What a word stands for that may be in quotes."""
+    return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
 
 
 def _prefix(operand: Operand, text: str, at: int) -> tuple[int, int]:

@@ -45,9 +45,18 @@ class Names:
         """Records with the names that somebody looks at."""
         return self._enrich(batch, self._of_records)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Every column of names that there may be."""
+        return frozenset(name for name in self._all if COLUMNS[name].kind == "name")
+
+    def named(self, batch: Batch) -> Batch:
+        """Rows with every name there is, as numbers."""
+        return self._enrich(batch, self._all)
+
     def of_rows(self, batch: Batch) -> Batch:
         """Rows with every name there is, as text."""
-        return spelled(self._enrich(batch, self._all)) if len(batch) else batch
+        return spelled(self.named(batch)) if len(batch) else batch
 
     def _enrich(self, batch: Batch, wanted: frozenset[str]) -> Batch:
         if not wanted or not len(batch):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from flowagent.batch import Batch
 from flowagent.channel import Channel, Item
@@ -294,6 +294,10 @@ class Outlet:
         if self.failing != problem:
             self._ctx.log.warning("%s", problem)
         self.failing = problem
+
+    def describe(self) -> dict[str, Any]:
+        """How it goes, as plain data."""
+        return {"records": self._records, "errors": self._errors, "failing": self.failing}
 
     def families(self) -> Iterable[Family]:
         """Self metrics."""

@@ -19,6 +19,7 @@ from flowagent.component import Context, Enricher, Sink, Source
 from flowagent.config import PACKAGES, Config, Kind
 from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError
+from flowagent.history.store import History
 from flowagent.metrics import Family
 from flowagent.outcome import Outcomes, Ticket
 from flowagent.outlet import Outlet
@@ -216,7 +217,7 @@ class Pipeline:
     async def _reload(self, config: Config) -> None:
         old_enrichers = self.enrichers
         old_sources, old_outlets, old_analysis, old_config = self.sources, self.outlets, self._analysis, self.config
-        changed = (config.window, config.sampling) != (old_config.window, old_config.sampling)
+        changed = any(getattr(config, name) != getattr(old_config, name) for name in ("window", "sampling", "history"))
         if changed:
             self.tick(final=True)
             self._stages.configure(config)
@@ -255,6 +256,15 @@ class Pipeline:
         await self._drain(gone, "reload")
         for outlet in gone.values():
             self._ctx.metrics.keep(outlet.families())
+
+    def sampling(self) -> dict[str, Any] | None:
+        """How rows are sampled; None where all go on."""
+        return self._stages.sampling()
+
+    @property
+    def history(self) -> History:
+        """Recent windows."""
+        return self._stages.history
 
     @property
     def analyses(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from flowagent.component import Context
 from flowagent.config import Config
 from flowagent.errors import ConfigError
 from flowagent.export.encode import json_lines
+from flowagent.history.store import History
 from flowagent.ingest.datagrams import Datagrams
 from flowagent.ingest.decoder import Decoder
 from flowagent.ingest.pcap import Capture, captures
@@ -142,14 +143,25 @@ class Replay:
 
     def rows(self, out: BinaryIO, config: Config) -> None:
         """What `flowagent run` would forward: de-duplicated, aggregated by window, sampled."""
+        out.writelines(json_lines(rows) for rows in self._staged(config))
+
+    def history(self, config: Config) -> History:
+        """What `flowagent run` would know at the end, of captures that follow one another in time."""
+        history = History(config.history, config.window, np.random.default_rng(0))
+        for _ in self._staged(config, history):
+            pass
+        return history
+
+    def _staged(self, config: Config, history: History | None = None) -> Iterator[Batch]:
+        """Every batch that the stages let out; the history gets what they remember."""
         for capture in self._captures:
-            stages = Stages(config, Outcomes(), Context("replay"))
+            stages = Stages(config, Outcomes(), Context("replay"), history)
             now_ns = 0
             for batch in _by_window(self._decode(capture, ordered=False), round(config.window.seconds * SECOND)):
                 now_ns = int(batch["received_ns"].max())
-                out.write(json_lines(stages.tick(now_ns)))
-                out.write(json_lines(stages.process(batch, now_ns)))
-            out.write(json_lines(stages.tick(now_ns, final=True)))
+                yield stages.tick(now_ns)
+                yield stages.process(batch, now_ns)
+            yield stages.tick(now_ns, final=True)
 
     def _decode(self, capture: Capture, *, ordered: bool) -> Iterator[Batch]:
         decoder = Decoder(ordered=ordered, overrides=self._overrides)

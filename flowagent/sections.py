@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -123,6 +125,45 @@ class Sampling(Settings, frozen=True):
         _ = self.new_peer_seconds
 
 
+class History(Settings, frozen=True):
+    """Recent flows in memory, for the API's questions and charts: weighted samples, so that every number has an error.
+
+    Steps are made longer as they age, six times and more: the first 60 of each length stay as they are.
+    """
+
+    memory: str | int = "64MB"
+    """How much it may take; what is oldest goes first. 0 for no history."""
+    keep: str | float = "1h"
+    """How far it goes back, as far as the memory suffices."""
+    step: str | float = "10s"
+    """Length of the finest steps; no less than a window."""
+    rows: Annotated[int, msgspec.Meta(ge=64, le=1_000_000)] = 4096
+    """Rows of each step. A share of 1 % of 5 minutes' bytes is then exact to 6 % (95 %), whatever else there is."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory in bytes; 0 for no history."""
+        return parse_size(self.memory, "history.memory")
+
+    @property
+    def keep_seconds(self) -> float:
+        """How far it goes back, in seconds."""
+        return parse_duration(self.keep, "history.keep")
+
+    def step_seconds(self, window: Window) -> float:
+        """Length of the finest steps: whole windows."""
+        step, every = parse_duration(self.step, "history.step"), window.seconds or 1.0
+        return every * math.ceil(max(step, every) / every - 1e-9)
+
+    def check(self) -> None:
+        """Raise ConfigError where a setting cannot do its work."""
+        _ = self.bytes
+        if parse_duration(self.step, "history.step") < 1:
+            raise ConfigError("history.step", f"{self.step!r} is too short; at least 1s")
+        if not self.keep_seconds:
+            raise ConfigError("history.keep", f"{self.keep!r} keeps nothing; memory: 0 is for no history")
+
+
 class Tls(Settings, frozen=True):
     """Certificate and key for HTTPS."""
 
@@ -136,9 +177,23 @@ class Http(Settings, frozen=True):
     listen: str | None = "127.0.0.1:8077"
     """Address to serve on; null for no server."""
     token_file: str | None = None
-    """File with the bearer token that all but /healthz and /readyz ask for."""
+    """File with the bearer token that /metrics and all below /api/ ask for."""
     tls: Tls | None = None
     """`{cert: FILE, key: FILE}` to serve HTTPS."""
+    open: bool = False
+    """Let everybody read who reaches the port, on an address other than the loopback with neither token nor TLS."""
+
+    def check(self) -> None:
+        """Raise ConfigError where the address is none, or open to others without a word."""
+        if self.listen is None:
+            return
+        host, _ = parse_listen(self.listen, "http.listen")
+        if not (is_loopback(host) or self.token_file or self.tls or self.open):
+            raise ConfigError(
+                "http.listen",
+                f"{self.listen!r} can be reached by others, who would see all traffic; set http.token_file (or "
+                "http.tls), or http.open: true where nobody can reach it who should not, or listen on 127.0.0.1",
+            )
 
 
 class State(Settings, frozen=True):
@@ -162,6 +217,14 @@ def parse_listen(text: str, path: str) -> tuple[str, int]:
             path, f"{text!r} is not an address to listen on; write host:port, such as 127.0.0.1:8077 or [::]:4739"
         )
     return host or "::", int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parse_duration(value: str | float, path: str) -> float:

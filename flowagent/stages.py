@@ -1,6 +1,6 @@
 """What happens to every record between its source and the sinks: sync, in this order, and without I/O.
 
-    prepare -> enrich -> counters -> shed -> policies -> window -> sample -> enrich
+    prepare -> enrich -> counters -> shed -> policies -> window -> history -> sample -> enrich
 
 `run` feeds it from sources and `replay` from captures; both forward what comes
 out. Of records only those columns are enriched that somebody here looks at; of
@@ -11,6 +11,7 @@ are enough to be worth a round of policies and window; counters do not wait.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from flowagent.batch import Batch
 from flowagent.clock import SECOND
 from flowagent.component import Analysis, Context, Enricher
 from flowagent.config import Config
+from flowagent.history.store import History
 from flowagent.metrics import Family
 from flowagent.naming import Names
 from flowagent.outcome import Outcomes
@@ -40,7 +42,7 @@ class Stages:
     shown, and a fault of an analysis costs only what that one would have said.
     """
 
-    def __init__(self, config: Config, outcomes: Outcomes, ctx: Context) -> None:
+    def __init__(self, config: Config, outcomes: Outcomes, ctx: Context, history: History | None = None) -> None:
         self._outcomes = outcomes
         self._ctx = ctx
         self._prepare = Prepare(outcomes)
@@ -54,12 +56,15 @@ class Stages:
         self._config = config
         self.analyses: list[Analysis] = []
         self._names = Names(ctx)
+        self.history = history or History(config.history, config.window, ctx.rng)
+        self.history.name = self._names.named
         self._window, self._sampler = self._make(config)
 
     def configure(self, config: Config) -> None:
         """Change window and sampling; whoever calls has taken out what was in them."""
         old_window, old_sampler = self._window, self._sampler
         self._config = config
+        self.history.configure(config.history, config.window)
         self._window, self._sampler = self._make(config)
         self._window.count_on(old_window)
         if self._sampler is not None and old_sampler is not None:
@@ -83,13 +88,15 @@ class Stages:
     @property
     def analysed_columns(self) -> frozenset[str]:
         """What is needed of each record whatever is forwarded."""
-        return PREPARE_COLUMNS.union(self._names.needs, *(a.columns for a in self.analyses))
+        history = self.history.columns if self._window.columns is None else frozenset()
+        return PREPARE_COLUMNS.union(self._names.needs, history, *(a.columns for a in self.analyses))
 
     def connect(self, enrichers: Sequence[Enricher], analyses: Sequence[Analysis]) -> None:
         """From now on these say what values mean, and these look at records."""
         self.analyses = list(analyses)
-        looked_at = (a.columns for a in self.analyses)
-        self._names.connect(enrichers, (self._window.columns or frozenset()).union(*looked_at))
+        looked_at = [self._window.columns or self.history.columns, *(a.columns for a in self.analyses)]
+        self._names.connect(enrichers, frozenset().union(*looked_at))
+        self.history.names = self._names.names
 
     def process(self, batch: Batch, now_ns: int, backlog: float = 0.0) -> Batch:
         """Take records in; `backlog` is the part of the sources' buffers that is filled."""
@@ -117,9 +124,12 @@ class Stages:
         early = self._round()
         for analysis in self.analyses:
             self._safely(analysis, lambda a: a.tick(now_ns))
-        if not (final or self._is_over(now_ns)):
-            return early
-        return Batch.concat([early, self._held(self._end_period, 0)])
+        rows = [early]
+        if final or self._is_over(now_ns):
+            rows.append(self._held(self._end_period, 0))
+        until_ns = now_ns // self._every_ns * self._every_ns if self._starts_ns is None else self._starts_ns
+        self._remember(lambda history: history.seal(until_ns, final=final))
+        return Batch.concat(rows)
 
     def _enter(self, batch: Batch, now_ns: int) -> Batch:
         batch = self._names.of_records(self._prepare.process(batch, now_ns))
@@ -141,6 +151,8 @@ class Stages:
         if self._starts_ns is None:
             starts_ns = self._window.starts_ns
             self._starts_ns = now_ns // self._every_ns * self._every_ns if starts_ns is None else starts_ns
+        starts_ns = self._starts_ns
+        self._remember(lambda history: history.add(rows, starts_ns))
         if self._sampler is None:
             if "inclusion_prob" not in rows:
                 return rows
@@ -165,6 +177,14 @@ class Stages:
         for analysis in self.analyses:
             if analysis.every_record == every_record:
                 self._safely(analysis, lambda a: a.process(records, flows, now_ns))
+
+    def _remember(self, step: Callable[[History], None]) -> None:
+        """Do something with the history, a fault of which costs only what it would have remembered."""
+        try:
+            step(self.history)
+        except Exception:
+            self._faults += 1
+            self._ctx.log.exception("the history failed")
 
     def _safely(self, analysis: Analysis, step: Callable[[Analysis], None]) -> None:
         try:
@@ -196,17 +216,22 @@ class Stages:
             self._ctx.log.exception("lost %d records to an unexpected error", lost)
             return None
 
+    def sampling(self) -> dict[str, Any] | None:
+        """How rows are sampled, as plain data; None where all go on."""
+        return self._sampler.describe() if self._sampler is not None else None
+
     def families(self) -> Iterable[Family]:
         """Self metrics of all stages."""
         yield from self._prepare.families()
         yield from self._names.families()
         yield from self._shed.families()
         yield from self._window.families()
+        yield from self.history.families()
         if self._sampler is not None:
             yield from self._sampler.families()
         for analysis in self.analyses:
             yield from self._shown(analysis)
-        text = "Batches that an analysis failed on; what it shows lacks them."
+        text = "Batches that an analysis or the history failed on; what it shows lacks them."
         yield Family("flowagent_analysis_faults", "counter", text, (), {(): self._faults})
 
     def _shown(self, analysis: Analysis) -> list[Family]:

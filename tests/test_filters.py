@@ -13,6 +13,7 @@ from filter_rows import PAIRS, batches, expressions, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowagent import names
 from flowagent.batch import Batch, is_constant
 from flowagent.errors import ConfigError
 from flowagent.filters import MAX_DEPTH, MAX_TEXT, FilterError, parse_filter
@@ -226,7 +227,10 @@ def refused(text):
         ("src_port not ^80", "expected in after not, not 80"),
         ("src_port is^", "expected known or unknown after is"),
         ("src_port is ^there", "expected known or unknown after is, not there"),
-        ("src_port == ^'80'", 'unexpected character "\'"; values stand without quotes'),
+        ("src_port == ^'80'", 'unexpected character "\'"; texts stand in "'),
+        ('src_city == ^"Bonn', "unexpected character '\"'; this \" is never closed"),
+        ('src_port == ^"80-90"', "src_port is a number; 80-90 is not"),
+        ('^"src_port" == 80', 'expected a column such as src_port; "src_port" is not'),
         ("src_port == 80 ^| dst_port == 80", "unexpected character '|'; or is written or or ||"),
         ("src_port == ^é", "unexpected character 'é'"),
         ("^src_prt == 80", "there is no column src_prt; did you mean src_port?"),
@@ -349,3 +353,19 @@ def test_the_page_about_filters_is_right():
         assert parse_filter(text, "").columns
     error = refused(mistake.splitlines()[1].strip())
     assert error.problem == mistake.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [('"New York"', "New York"), ('"Bonn"', "Bonn"), (r'"a \"b\" \\c"', r'a "b" \c'), ('"in"', "in"),
+     ('"a-b, c"', "a-b, c"), ('"Zürich/ZH"', "Zürich/ZH")],
+)  # fmt: skip
+def test_texts_in_quotes_are_what_they_say(written, meant):
+    batch = Batch({"src_city": names.codes([meant, "elsewhere", ""])})
+    assert parse_filter(f"src_city == {written}", "x")(batch).tolist() == [True, False, False]
+    assert parse_filter(f"src_city not in {{{written}, x}}", "x")(batch).tolist() == [False, True, True]
+
+
+def test_numbers_may_stand_in_quotes():
+    batch = Batch({"dst_port": np.array([80, 443], np.uint16), "proto": np.array([6, 17], np.uint8)})
+    assert parse_filter('dst_port == "443" and proto == "udp"', "x")(batch).tolist() == [False, True]

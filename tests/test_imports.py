@@ -23,6 +23,7 @@ CLIENTS = {
         "web/answers.py",
         "web/pages.py",
         "web/policies.py",
+        "web/query.py",
         "web/server.py",
     },
     "aiokafka": {"export/brokers.py", "export/producer.py"},
@@ -86,6 +87,12 @@ def test_core_imports_core_only(path):
 def test_kinds_do_not_import_one_another(path):
     if package(path) in KINDS:
         assert own(path) <= {"", package(path)}
+
+
+@every_module
+def test_the_history_samples_and_knows_no_kind(path):
+    if package(path) == "history":
+        assert own(path) <= {"", "history", "sampling"}
 
 
 @every_module

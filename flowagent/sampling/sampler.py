@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -164,6 +165,11 @@ class Sampler:
         """Go on with the counts of the sampler that this one replaces."""
         for name, count in old._count.items():
             self._count[name] += count
+
+    def describe(self) -> dict[str, Any]:
+        """Method, rows a second, and the bytes above which a row of the last window was kept for certain."""
+        config = self._config
+        return {"method": config.method, "budget": config.budget, "threshold_bytes": self._threshold}
 
     def families(self) -> Iterable[Family]:
         """Self metrics."""

@@ -11,13 +11,13 @@ weighted sampling", 2015). Totals of all columns stay unbiased.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from flowagent.batch import Array, Batch, constant
 from flowagent.sampling.pool import threshold
 from flowagent.scale import scaled
-from flowagent.sections import Objective
 
 _SCALE = ("sampling_rate", "inclusion_prob")
 _ENOUGH = 8192
@@ -27,10 +27,11 @@ _ENOUGH = 8192
 class Sizes:
     """Sizes relative to the traffic that `fit` saw; until then every row has size 1."""
 
-    def __init__(self, objectives: Mapping[Objective, float]) -> None:
+    def __init__(self, objectives: Mapping[Any, float]) -> None:
+        """Shares of the budget by measure: an `Objective`, or any column that `scale.measure` knows."""
         total = sum(objectives.values())
         self._shares = {name: share / total for name, share in objectives.items() if share > 0}
-        self._units: dict[Objective, float] = {}
+        self._units: dict[str, float] = {}
 
     @property
     def bytes_unit(self) -> float:

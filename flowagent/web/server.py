@@ -14,18 +14,22 @@ from aiohttp import web
 
 from flowagent.component import Context
 from flowagent.errors import ConfigError
-from flowagent.sections import Http, parse_listen
+from flowagent.sections import Http, is_loopback, parse_listen
 from flowagent.web import pages
 from flowagent.web.answers import Handler, Problem, answer, one_format
-from flowagent.web.policies import Policies, Store
+from flowagent.web.policies import Policies
+from flowagent.web.policies import Store as PolicyStore
+from flowagent.web.query import Questions
+from flowagent.web.query import Store as HistoryStore
 
 MAX_BODY = 64 << 10
 """Bytes of a request's body."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_OPEN = ("/healthz", "/readyz")
+_GUARDED = ("/metrics", "/api/")
+"""What begins so needs the token; all else is the same for everybody."""
 
 
-class Agent(Store, Protocol):
+class Agent(PolicyStore, HistoryStore, Protocol):
     """What the server shows, and where policies are added and removed."""
 
     def render_metrics(self, accept: str) -> tuple[bytes, str]:
@@ -81,6 +85,7 @@ class Server:
         host, port = parse_listen(self._config.listen, "http.listen")
         app = web.Application(middlewares=[one_format(self._ctx.log), self._guard()], client_max_size=MAX_BODY)
         app.on_response_prepare.append(self._harden)
+        questions = Questions(self._agent)
         app.add_routes([
             web.get("/metrics", self._metrics),
             web.get("/healthz", self._healthz),
@@ -89,8 +94,10 @@ class Server:
             web.get("/api/v1/kubernetes/snapshot", self._kubernetes),
             web.get("/api/v1/openapi.json", self._openapi),
             *Policies(self._agent).routes(),
+            *questions.routes(),
             *pages.routes(),
         ])  # fmt: skip
+        app.on_shutdown.append(questions.end)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         try:
@@ -109,8 +116,8 @@ class Server:
             self._runner = None
             raise
         self.port = self._runner.addresses[0][1]
-        if self._token is None and self._config.tls is None and host not in ("127.0.0.1", "::1", "localhost"):
-            self._ctx.log.warning("%s is open to others; set token_file or tls to guard it", self._config.listen)
+        if self._config.open and self._token is None and not is_loopback(host):
+            self._ctx.log.warning("all who reach %s may read: http.open says so", self._config.listen)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -130,11 +137,13 @@ class Server:
     def _guard(self) -> Any:
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if self._token is not None and request.path not in _OPEN and not pages.is_page(request.path):
+            if self._token is not None and request.path.startswith(_GUARDED):
                 given = request.headers.get("Authorization", "")
                 if not hmac.compare_digest(given.encode(errors="surrogateescape"), f"Bearer {self._token}".encode()):
                     raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"}, text="a bearer token is needed")
-            if self._token is None and request.method not in _SAFE and not self._is_named(request):
+            may_read = self._config.open and request.method in _SAFE
+            is_asked = request.path.startswith("/api/") or request.method not in _SAFE
+            if self._token is None and is_asked and not may_read and not self._is_named(request):
                 raise web.HTTPForbidden(
                     text="the Host header is neither an IP address nor localhost nor the name in http.listen; "
                     "call the agent by one of these, or set http.token_file"
