@@ -3,12 +3,12 @@
 import { ApiError, follow, get, keepToken, pause } from "./api.js";
 import { bar, navigation, tools } from "./bar.js";
 import { view as chord } from "./chord.js";
-import { byId, h, say } from "./dom.js";
+import { byId, h, replace, say } from "./dom.js";
 import { view as exporters } from "./exporters.js";
 import { view as flows } from "./flows.js";
 import { bounded, clock, duration, margin, rate } from "./format.js";
 import { view as loss } from "./loss.js";
-import { focused, hide, refocus } from "./marks.js";
+import { hide } from "./marks.js";
 import { badge, view as overview } from "./overview.js";
 import { view as policies } from "./policies.js";
 import { view as sankey } from "./sankey.js";
@@ -89,7 +89,7 @@ function frame(view, signal, same) {
   const row = h("div", { class: "controls", hidden: !controls.length }, controls);
   const old = same && byId("body");
   const body = old || h("div", { id: "body", class: "body" }, h("div", { class: "card loading", role: "status" }, "Loading…"));
-  MAIN.replaceChildren(head, row, h("div", { id: "notice" }), body);
+  replace(MAIN, head, row, h("div", { id: "notice" }), body);
   if (old) setTimeout(() => signal === running.signal && heard < performance.now() - BUSY_MS && body.setAttribute("aria-busy", "true"), BUSY_MS);
 }
 
@@ -122,13 +122,11 @@ function show(view, answer, extra, signal) {
   const ctx = context(signal);
   if (answer) offered = { ...offered, history: answer.history };
   const empty = answer && !view.optional && emptiness(answer, ctx, view, extra);
-  const focus = focused();
   const scroll = scrollY;
   pending.length = 0;
-  byId("body").replaceChildren(...(empty ? [empty] : view.render(answer, ctx, extra)));
+  replace(byId("body"), ...(empty ? [empty] : view.render(answer, ctx, extra)));
   for (const draw of pending.splice(0)) draw();
   byId("body").removeAttribute("aria-busy");
-  refocus(byId("body"), focus);
   scrollTo({ top: scroll });
   byId("summary").replaceChildren(...(answer && !view.optional ? summary(answer) : []));
   notice();

@@ -1,14 +1,15 @@
 // What stands above every view: navigation, live and theme switches, time range, measure, and the filter's parts.
 
-import { byId, choice, h, say, select } from "./dom.js";
+import { byId, choice, h, replace, say, select } from "./dom.js";
 import { clock, local, MEASURES } from "./format.js";
 import { isLive, isMoving, located } from "./state.js";
 
 const RANGES = [["-5m", "5 min"], ["-15m", "15 min"], ["-1h", "1 h"]];
+let draft = ""; // what was typed and not added yet
 const THEMES = [["", "auto"], ["light", "light"], ["dark", "dark"]];
 
 export function navigation(views, ctx) {
-  byId("views").replaceChildren(...Object.entries(views).map(([name, { title }]) =>
+  replace(byId("views"), ...Object.entries(views).map(([name, { title }]) =>
     h("a", { href: ctx.link({ view: name }), "aria-current": name === ctx.state.view ? "page" : null }, title),
   ));
 }
@@ -29,7 +30,8 @@ export function tools(ctx, redraw) {
   };
   const live = isLive(ctx.state);
   const label = isMoving(ctx.state) ? "Live" : "Live (the range is fixed)";
-  byId("tools").replaceChildren(
+  replace(
+    byId("tools"),
     h("button", {
       type: "button", class: "live", role: "switch", "aria-checked": String(live), "aria-label": label, disabled: !isMoving(ctx.state),
       on: { click: () => ctx.go({ live: live ? "0" : "1" }) },
@@ -42,7 +44,8 @@ export function tools(ctx, redraw) {
 export function bar(ctx, measures, problem) {
   const { state } = ctx;
   const units = measures.map(({ name }) => [name, MEASURES[name] ?? name]);
-  byId("bar").replaceChildren(
+  replace(
+    byId("bar"),
     h("div", { class: "row" },
       range(ctx), select("Measure", units, state.measure, (measure) => ctx.go({ measure }), false), entry(ctx)),
     ...(state.filters.length ? [crumbs(ctx, problem)] : []),
@@ -77,12 +80,13 @@ function times(ctx, fixed) {
 
 function entry(ctx) {
   const input = h("input", {
-    type: "text", name: "filter", id: "filter", "aria-label": "Add a filter", spellcheck: "false", autocomplete: "off",
+    type: "text", name: "filter", value: draft, on: { input: (event) => (draft = event.target.value) }, id: "filter", "aria-label": "Add a filter", spellcheck: "false", autocomplete: "off",
     placeholder: "Filter: dst_port == 443 and not src_addr in 10.0.0.0/8",
   });
   const submit = (event) => {
     event.preventDefault();
     const text = input.value.trim();
+    draft = "";
     if (text) ctx.go({ filters: [...new Set([...ctx.state.filters, text])] });
   };
   return h("form", { class: "filter", on: { submit } }, input, h("button", { type: "submit" }, "Add"));
@@ -95,10 +99,9 @@ function crumbs(ctx, problem) {
   const items = filters.map((filter, index) => {
     const excluded = filter.startsWith("not ");
     const edit = () => {
+      draft = filter;
+      byId("filter").focus();
       ctx.go({ filters: without(index) });
-      const input = byId("filter");
-      input.value = filter;
-      input.focus();
     };
     return h(
       "li", { class: `crumb${excluded ? " excluded" : ""}${index === wrong ? " wrong" : ""}` },

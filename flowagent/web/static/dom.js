@@ -21,6 +21,18 @@ function fill(element, attributes, children) {
 
 export const byId = (id) => document.getElementById(id);
 
+const nameOf = (element) => element.getAttribute("data-mark") ?? element.getAttribute("aria-label") ?? element.textContent;
+
+/** Give a region other children; what had the focus there has it afterwards, if there is something of its name. */
+export function replace(region, ...children) {
+  const active = document.activeElement;
+  const name = region !== active && region.contains(active) ? nameOf(active) : null;
+  region.replaceChildren(...children);
+  if (name == null || region.contains(document.activeElement)) return;
+  const again = [...region.querySelectorAll(active.tagName)].find((element) => nameOf(element) === name);
+  again?.focus({ preventScroll: true });
+}
+
 /** Tell those who listen instead of looking. */
 export function say(text) {
   byId("said").textContent = text;

@@ -75,13 +75,6 @@ function step(marks, event) {
   marks[Math.min(Math.max(next, 0), last)].focus();
 }
 
-/** The key of the mark that has the focus, to be given back after a redraw. */
-export const focused = () => document.activeElement?.getAttribute?.(ATTRIBUTE);
-
-export function refocus(root, key) {
-  if (key != null) root.querySelector(`[${ATTRIBUTE}="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
-}
-
 function tip({ lines, filters }, { x, y }) {
   const box = byId("tip");
   const hint = filters.length ? "click filters · shift-click excludes" : "";
