@@ -5,10 +5,12 @@ ARG PYTHON=3.13
 FROM python:${PYTHON}-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE hatch_build.py package.json package-lock.json .npmrc ./
 COPY flowagent ./flowagent
 # Clients of other systems that the image has: extras of pyproject.toml, with commas; may be empty.
 ARG EXTRAS=parquet,geoip
+# An image without the web UI would be a surprise.
+ENV FLOWAGENT_UI=require
 RUN python -m pip wheel --no-deps --wheel-dir /wheels .
 RUN python -m venv /opt/flowagent
 RUN /opt/flowagent/bin/pip install "$(echo /wheels/*.whl)${EXTRAS:+[$EXTRAS]}"

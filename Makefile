@@ -26,7 +26,7 @@ clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.run: pyproject.toml
+.venv/.run: pyproject.toml hatch_build.py package-lock.json
 	$(PYTHON) -m venv .venv
 	$(bin)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@

@@ -24,6 +24,7 @@ CLIENTS = {
         "enrich/kube_client.py",
         "export/post.py",
         "web/answers.py",
+        "web/pages.py",
         "web/policies.py",
         "web/query.py",
         "web/server.py",

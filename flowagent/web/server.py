@@ -1,10 +1,9 @@
-"""HTTP: metrics, health, the API, and a page that says so."""
+"""HTTP: metrics, health, the API and the web UI."""
 
 from __future__ import annotations
 
 import hmac
 import ssl
-from html import escape
 from importlib import resources
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,10 +12,10 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from flowagent import __version__
 from flowagent.component import Context
 from flowagent.errors import ConfigError
 from flowagent.sections import Http, is_loopback, parse_listen
+from flowagent.web import pages
 from flowagent.web.answers import Handler, Problem, answer, one_format
 from flowagent.web.policies import Policies
 from flowagent.web.policies import Store as PolicyStore
@@ -28,17 +27,6 @@ MAX_BODY = 64 << 10
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _GUARDED = ("/metrics", "/api/")
 """What begins so needs the token; all else is the same for everybody."""
-_LINKS = {
-    "/metrics": "metrics for Prometheus",
-    "/healthz": "whether the agent lives",
-    "/readyz": "whether it can take exports and pass them on, and what is missing",
-    "/api/v1/status": "status: records by what became of them, rates, sinks",
-    "/api/v1/columns": "what can be asked of recent flows: /api/v1/query answers once, /api/v1/stream again and again",
-    "/api/v1/exporters": "exporters: templates, sampling rates, loss",
-    "/api/v1/kubernetes/snapshot": "what is known of the cluster, for other agents",
-    "/api/v1/policies": "policies: settings, windows, memory; what they say is below, at NAME/last",
-    "/api/v1/openapi.json": "description of the API",
-}
 
 
 class Agent(PolicyStore, HistoryStore, Protocol):
@@ -99,7 +87,6 @@ class Server:
         app.on_response_prepare.append(self._harden)
         questions = Questions(self._agent)
         app.add_routes([
-            web.get("/", self._index),
             web.get("/metrics", self._metrics),
             web.get("/healthz", self._healthz),
             web.get("/readyz", self._readyz),
@@ -108,6 +95,7 @@ class Server:
             web.get("/api/v1/openapi.json", self._openapi),
             *Policies(self._agent).routes(),
             *questions.routes(),
+            *pages.routes(),
         ])  # fmt: skip
         app.on_shutdown.append(questions.end)
         self._runner = web.AppRunner(app, access_log=None)
@@ -181,17 +169,10 @@ class Server:
     async def _harden(request: web.Request, response: web.StreamResponse) -> None:
         if request.path.startswith("/api/"):
             response.headers["Cache-Control"] = "no-store"
-        response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+        policy = pages.POLICY if pages.is_page(request.path) else "default-src 'none'"
+        response.headers["Content-Security-Policy"] = policy
+        response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Content-Type-Options"] = "nosniff"
-
-    async def _index(self, _: web.Request) -> web.Response:
-        items = "".join(f'<li><a href="{path}">{path}</a> {escape(text)}</li>' for path, text in _LINKS.items())
-        page = (
-            '<!doctype html><html lang="en"><meta charset="utf-8"><title>flowagent</title>'
-            "<style>body{font:1rem/1.6 system-ui;margin:3rem;color-scheme:light dark}</style>"
-            f"<h1>flowagent {__version__}</h1><ul>{items}</ul></html>"
-        )
-        return web.Response(text=page, content_type="text/html")
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = self._agent.render_metrics(request.headers.get("Accept", ""))

@@ -24,7 +24,7 @@ ROUTES = (
     "/", "/metrics", "/healthz", "/readyz", "/api/v1/exporters", "/api/v1/kubernetes/snapshot",
     "/api/v1/policies", "/api/v1/openapi.json",
 )  # fmt: skip
-OPEN = ("/healthz", "/readyz")
+OPEN = ("/", "/healthz", "/readyz")
 every_route = pytest.mark.parametrize("path", ROUTES)
 
 
@@ -86,7 +86,8 @@ async def test_every_route_answers(path):
     assert text
     assert headers["Content-Security-Policy"].startswith("default-src 'none'")
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers.get("Cache-Control") == ("no-store" if path.startswith("/api/") else None)
+    expected = "no-store" if path.startswith("/api/") else "no-cache" if path == "/" else None
+    assert headers.get("Cache-Control") == expected
 
 
 async def test_metrics_in_the_format_that_was_asked_for():

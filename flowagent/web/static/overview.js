@@ -1,0 +1,106 @@
+// The first look: how much there is, who talks most, and whether the agent is well.
+
+import { h } from "./dom.js";
+import { amount, bounded, column, duration, margin, percent, rate, scaled, whole } from "./format.js";
+import { interactive, mark, tone } from "./marks.js";
+import { linesOf, plot, stepFor } from "./plot.js";
+import { rangeOf } from "./series.js";
+
+const TALKERS = [
+  ["src_k8s_owner_name", "src_addr"], ["dst_k8s_owner_name", "dst_addr"], ["dst_port"],
+];
+const TOP = 6;
+
+export const view = {
+  title: "Overview",
+
+  query: (state, columns, history) => ({ step: `${stepFor(rangeOf(state), history.step || 10)}s` }),
+
+  /** The rest beside the rates: talkers by what history can tell apart, the agent's own state, its exporters. */
+  async load(ctx) {
+    const names = ctx.columns.map(({ column: name }) => name);
+    const wanted = TALKERS.map((group) => group.find((name) => names.includes(name))).filter(Boolean);
+    const [status, exporters, ...talkers] = await Promise.all([
+      ctx.get("/api/v1/status"), ctx.get("/api/v1/exporters"),
+      ...wanted.map((name) => ctx.ask({ dimensions: name, fold: "row", top: TOP })),
+    ]);
+    return { status, exporters, talkers };
+  },
+
+  render(answer, ctx, { status, exporters, talkers }) {
+    const lines = linesOf(answer);
+    const room = h("div", { class: "plot", role: "img", "aria-label": `Rate over time, on average ${rate(answer.total.value / (answer.to - answer.from), answer.unit)}` });
+    ctx.after(() => plot(room, answer, lines, { height: 230, brush: (from, to) => ctx.go({ from: from.toFixed(1), to: to.toFixed(1) }) }));
+    return [
+      tiles(answer, status),
+      h("section", { class: "card" }, h("div", { class: "cardhead" }, h("h2", {}, "Rate"), h("a", { href: ctx.link({ view: "series" }) }, "by source →")), room),
+      h("div", { class: "grid" }, talkers.map((each) => ranking(each, ctx))),
+      h("div", { class: "grid two" }, health(status), sources(exporters, ctx)),
+    ];
+  },
+};
+
+function tiles(answer, { rates }) {
+  const tile = (label, value, note) => h("div", { class: "tile" }, h("dt", {}, label), h("dd", {}, value, note && h("small", {}, note)));
+  const { value, error } = answer.total;
+  return h(
+    "dl", { class: "tiles" },
+    tile(`${answer.measure.replace("_", " ")} in range`, amount(value, answer.unit), margin(value, error)),
+    tile("mean rate in range", rate(value / (answer.to - answer.from), answer.unit)),
+    tile("bits, last minute", scaled(rates.bytes * 8, "bit/s"), "as exported"),
+    tile("packets, last minute", `${scaled(rates.packets)}/s`, "as exported"),
+    tile("records, last minute", `${scaled(rates.records)}/s`),
+  );
+}
+
+/** The largest values of one column, as bars. */
+function ranking(answer, ctx) {
+  const [dimension] = answer.dimensions;
+  const marks = new Map();
+  const most = Math.max(...answer.rows.map((row) => row.value), 1e-9);
+  const bars = answer.rows.map((row) => {
+    const value = dimension.values[row.at[0]];
+    const key = value.other ? "\u0000other" : value.label;
+    const said = [value.label, bounded(row.value, row.error, answer.unit), `${percent(row.value / answer.total.value)} of all`];
+    const filters = value.filter ? [value.filter] : [];
+    marks.set(key, { lines: said, filters });
+    const look = tone(value);
+    const { class: marked, ...attributes } = mark(key, said, filters);
+    return h(
+      "div", { ...attributes, class: `talker ${marked} ${look.class}`, css: { ...look.css, "--part": row.value / most } },
+      h("span", { class: "name" }, value.label), h("span", { class: "figure" }, bounded(row.value, row.error, answer.unit)),
+    );
+  });
+  const list = h("div", { class: "talkers", role: "group", "aria-label": `Largest by ${column(dimension.column)}` }, bars);
+  interactive(list, marks, { choose: ctx.choose });
+  return h("section", { class: "card" }, h("div", { class: "cardhead" }, h("h2", {}, `Top ${column(dimension.column)}`)), bars.length ? list : h("p", { class: "muted" }, "Nothing in this range."));
+}
+
+export const badge = (kind, text) => h("span", { class: `badge ${kind}` }, text);
+
+function health({ ready, sinks, uptime, version, history }) {
+  const problems = ready.map((problem) => h("li", {}, badge("bad", "not ready"), problem));
+  const outputs = sinks.map(({ name, records, errors, failing }) => h(
+    "li", {}, failing ? badge("bad", "failing") : badge("good", "works"), h("strong", {}, name),
+    h("span", { class: "muted" }, `${whole(records)} records${errors ? `, ${whole(errors)} errors` : ""}`),
+  ));
+  const age = history.newest != null && history.oldest != null ? duration(history.newest - history.oldest) : "nothing yet";
+  return h(
+    "section", { class: "card" }, h("div", { class: "cardhead" }, h("h2", {}, "Health"), ready.length ? badge("bad", "not ready") : badge("good", "ready")),
+    h("ul", { class: "facts" }, problems, outputs,
+      h("li", {}, h("span", { class: "muted" }, "History"), `${age}, ${whole(history.windows)} windows, ${whole(history.rows)} rows`),
+      h("li", {}, h("span", { class: "muted" }, "Agent"), `${version}, up ${duration(uptime)}`)),
+  );
+}
+
+function sources(exporters, ctx) {
+  const lost = exporters.reduce((sum, each) => sum + each.lost_records, 0);
+  const rows = exporters.slice(0, 6).map(({ exporter, protocol, records, lost_records: gone }) => h(
+    "li", {}, h("strong", {}, exporter), h("span", { class: "muted" }, `${protocol}, ${whole(records)} records`), gone > 0 && badge("warn", `${whole(gone)} lost`),
+  ));
+  return h(
+    "section", { class: "card" },
+    h("div", { class: "cardhead" }, h("h2", {}, "Exporters"), lost ? badge("warn", `${whole(lost)} records lost`) : badge("good", "no loss"), h("a", { href: ctx.link({ view: "exporters" }) }, `all ${exporters.length} →`)),
+    rows.length ? h("ul", { class: "facts" }, rows) : h("p", { class: "muted" }, "Nobody has sent anything yet."),
+  );
+}

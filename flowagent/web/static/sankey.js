@@ -1,0 +1,130 @@
+// The Sankey: chosen columns side by side, and what goes from each value to the next.
+
+import { choice, h, s, select } from "./dom.js";
+import { bounded, column, percent } from "./format.js";
+import { interactive, mark, tone } from "./marks.js";
+import { graph, heightFor, layout } from "./sankey-layout.js";
+import { rowsTable } from "./table.js";
+
+const PREFERRED = [
+  ["src_k8s_namespace", "dst_k8s_namespace"], ["src_subnet_label", "dst_subnet_label"], ["src_addr", "dst_addr"],
+];
+const MARGIN = 168;
+const TOPS = [5, 10, 20, 50];
+
+/** The first pair that there is anything known of is up to the reader; this one is what history can tell apart. */
+export function defaults(columns) {
+  const names = new Set(columns.map(({ column: name }) => name));
+  const pair = PREFERRED.find((names_) => names_.every((name) => names.has(name))) ?? [...names].slice(0, 2);
+  return names.has("dst_port") ? [pair[0], pair[1], "dst_port"] : pair;
+}
+
+export const view = {
+  title: "Sankey",
+  columns: (state, columns) => (state.columns ? state.columns.split(",") : defaults(columns)),
+
+  query(state, columns) {
+    const chosen = this.columns(state, columns);
+    return { dimensions: chosen.join(","), fold: "dimension", top: state.top || "10" };
+  },
+
+  controls(ctx) {
+    const chosen = this.columns(ctx.state, ctx.columns);
+    const options = ctx.columns.map(({ column: name }) => [name, column(name)]);
+    const set = (index) => (name) => {
+      const next = name ? chosen.toSpliced(index, 1, name) : chosen.toSpliced(index, 1);
+      ctx.go({ columns: next.join(",") });
+    };
+    const pickers = chosen.map((name, index) => {
+      const free = options.filter(([option]) => option === name || !chosen.includes(option));
+      const none = chosen.length > 2 ? [["", "(remove)"]] : [];
+      return select(`Column ${index + 1}`, [...free, ...none], name, set(index), false);
+    });
+    const spare = options.filter(([name]) => !chosen.includes(name));
+    const add = chosen.length < 4 && spare.length > 0 &&
+      select("Add a column", [["", "+ column"], ...spare], "", set(chosen.length), false);
+    const arrows = pickers.flatMap((picker, index) => (index ? [h("span", { class: "arrow", "aria-hidden": "true" }, "→"), picker] : [picker]));
+    const top = TOPS.map((n) => [String(n), `top ${n}`]);
+    return [...arrows, add, choice("How many values", top, ctx.state.top || "10", (value) => ctx.go({ top: value === "10" ? "" : value }))];
+  },
+
+  render(answer, ctx) {
+    return [h("div", { class: "card" }, chart(answer, ctx)), rowsTable(answer, ctx)];
+  },
+};
+
+function chart(answer, ctx) {
+  const width = Math.max(ctx.width - 40, 520);
+  const margin = Math.min(MARGIN, width / 5);
+  const heading = 26;
+  const placed = layout(answer, width - 2 * margin, heightFor(graph(answer)));
+  const marks = new Map();
+  const links = s("g", { class: "links", fill: "none" }, placed.links.map((link) => drawLink(link, answer, marks)));
+  const nodes = s("g", {}, placed.nodes.map((node) => drawNode(node, answer, marks)));
+  const last = answer.dimensions.length - 1;
+  const headings = answer.dimensions.map((dimension, index) => {
+    const x = (index / last) * (placed.width - 14) + 7;
+    return s("text", { class: "heading", x, y: -heading / 2, "text-anchor": "middle" }, column(dimension.column));
+  });
+  const svg = s(
+    "svg",
+    {
+      class: "sankey", viewBox: `${-margin} ${-heading} ${width} ${placed.height + heading}`, width, height: placed.height + heading,
+      role: "group", "aria-label": `Sankey of ${answer.dimensions.map((d) => column(d.column)).join(", ")}; arrow keys go from mark to mark`,
+    },
+    s("g", {}, headings), links, nodes,
+  );
+  interactive(svg, marks, { choose: ctx.choose, point: (key) => light(svg, key == null ? null : marks.get(key).rows, marks) });
+  return svg;
+}
+
+function drawLink(link, answer, marks) {
+  const [from, to] = [link.source.of, link.target.of];
+  const filters = [from.filter, to.filter].filter(Boolean);
+  const said = [`${from.label} → ${to.label}`, ...amounts(link, answer)];
+  const look = tone(from);
+  marks.set(link.id, { lines: said, filters, rows: new Set(link.rows) });
+  const { class: marked, ...attributes } = mark(link.id, said, filters);
+  return s("path", {
+    ...attributes, class: `link ${marked} ${look.class}`, css: look.css, d: globalThis.d3.sankeyLinkHorizontal()(link),
+    "stroke-width": Math.max(1, link.width),
+  });
+}
+
+function drawNode(node, answer, marks) {
+  const { label, filter } = node.of;
+  const filters = filter ? [filter] : [];
+  const name = answer.dimensions[node.column].column;
+  const said = [`${column(name)} ${label}`, ...amounts(node, answer)];
+  const look = tone(node.of);
+  marks.set(node.id, { lines: said, filters, rows: new Set(node.rows) });
+  const { class: marked, ...attributes } = mark(node.id, said, filters);
+  const last = node.column === answer.dimensions.length - 1;
+  const first = node.column === 0;
+  const height = Math.max(1, node.y1 - node.y0);
+  const x = first ? node.x0 - 8 : node.x1 + 8;
+  const y = (node.y0 + node.y1) / 2;
+  const short = label.length > 24 ? `${label.slice(0, 23)}…` : label;
+  const value = s("tspan", { class: "muted", dx: "6" }, bounded(node.value, 0, answer.unit));
+  return s(
+    "g", { ...attributes, class: `node ${marked} ${look.class}`, css: look.css },
+    s("rect", { x: node.x0, y: node.y0, width: node.x1 - node.x0, height, rx: 2 }),
+    s("text", { x, y, dy: "0.35em", "text-anchor": first ? "end" : "start", class: first || last ? "" : "halo" }, short, value),
+  );
+}
+
+function amounts({ value, variance }, answer) {
+  const parts = [bounded(value, Math.sqrt(variance), answer.unit)];
+  if (answer.total.value > 0) parts.push(`${percent(value / answer.total.value)} of what is shown`);
+  return parts;
+}
+
+/** Light what shares rows with a mark: the whole way of its traffic. */
+function light(svg, rows, marks) {
+  svg.classList.toggle("pointed", rows != null);
+  for (const element of svg.querySelectorAll("[data-mark]")) {
+    const own = marks.get(element.getAttribute("data-mark")).rows;
+    element.classList.toggle("lit", rows != null && !own.isDisjointFrom(rows));
+  }
+}
+
