@@ -34,7 +34,9 @@ def batch(packets):
     }  # fmt: skip
     maybe = {"src_port": (sport, np.uint16), "dst_port": (dport, np.uint16), "tcp_flags": (flags, np.uint16)}
     # A value where nothing is known must not matter.
-    columns = {name: np.array([77 if v is None else v for v in values], dtype) for name, (values, dtype) in maybe.items()}
+    columns = {
+        name: np.array([77 if v is None else v for v in values], dtype) for name, (values, dtype) in maybe.items()
+    }
     valid = {name: np.array([v is not None for v in values]) for name, (values, _) in maybe.items()}
     columns |= {"proto": np.array(proto, np.uint8), "bytes": np.array(size, np.uint64)}
     return Batch({**addresses, **columns}, valid=valid), np.array(ns, np.int64)
@@ -184,7 +186,7 @@ class Naive:
         ns, src, dst, sport, dport, proto, flags, size = p
         now = max(ns, self.clock or 0)
         if self.clock is not None and now - ns > 60 * SECOND:
-            self.end({key: FORCED for key in self.flows}, self.clock)
+            self.end(dict.fromkeys(self.flows, FORCED), self.clock)
             now = ns
         elif self.clock is not None and now // SECOND > self.clock // SECOND:
             self.tick(now // SECOND * SECOND)
@@ -204,9 +206,9 @@ class Naive:
             other = (key[1], key[0], key[3], key[2], key[4])
             pair = [self.flows[k] for k in (key, other) if k in self.flows]
             reset = any(flow[4] & RST for flow in pair)
-            if key[4] == 6 and (reset or (len(pair) == 2 and all(flow[4] & FIN for flow in pair))):
-                if max(flow[1] for flow in pair) <= now - SECOND:
-                    over[key] = ENDED
+            closed = reset or (len(pair) == 2 and all(flow[4] & FIN for flow in pair))
+            if key[4] == 6 and closed and max(flow[1] for flow in pair) <= now - SECOND:
+                over[key] = ENDED
         self.end(over, now)
 
     def end(self, over, now):
@@ -219,7 +221,7 @@ class Naive:
     def all(self, packets):
         for p in packets:
             self.add(p)
-        self.end({key: FORCED for key in self.flows}, self.clock)
+        self.end(dict.fromkeys(self.flows, FORCED), self.clock)
         return sorted(self.out)
 
 
