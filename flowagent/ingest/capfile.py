@@ -9,6 +9,7 @@ about 0.15.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -45,10 +46,13 @@ class Stream(Protocol):
     def read(self, size: int, /) -> bytes:
         """As many as asked for, or fewer at the end."""
 
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the buffer as far as there are bytes now; 0 at the end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """n packets as they were captured.
+    """n packets as they were captured; the buffer is valid until the next ones are asked for.
 
     data    (bytes,) uint8: the buffer
     offset  (n,) int64: where each frame begins in `data`
@@ -95,40 +99,58 @@ def exactly(stream: Stream, size: int) -> bytes:
     return data
 
 
+class _Window:
+    """The part of a stream that is in memory: one buffer used again and again, for fresh memory is slow."""
+
+    def __init__(self, stream: Stream, start: bytes = b"") -> None:
+        self._stream = stream
+        self._buffer = bytearray(_CHUNK_BYTES)
+        self._buffer[: len(start)] = start
+        self.data = memoryview(self._buffer)[: len(start)]
+
+    def read(self, done: int) -> bool:
+        """Forget the first `done` bytes and read on; False where the stream ends."""
+        rest = self.data[done:]
+        buffer = self._buffer if len(rest) <= len(self._buffer) // 2 else bytearray(2 * len(self._buffer))
+        buffer[: len(rest)] = bytes(rest)
+        count = self._stream.readinto(memoryview(buffer)[len(rest) :])
+        self._buffer, self.data = buffer, memoryview(buffer)[: len(rest) + count]
+        return count > 0
+
+
 def _pcap(magic: bytes, stream: Stream) -> Iterator[Frames]:
     order, unit = PCAP[magic]
     # The upper half of the word is about frame check sequences, which IP lengths cut off anyway.
     link = struct.unpack(f"{order}16xI", exactly(stream, 20))[0] & 0xFFFF
-    rest = b""
-    while chunk := stream.read(_CHUNK_BYTES):
-        data = rest + chunk
-        places, stop = _records(data, struct.Struct(f"{order}8xI"))
-        if places:
-            offset = np.array(places, np.int64)
-            buffer = np.frombuffer(data, np.uint8)
+    window, stop = _Window(stream), 0
+    while window.read(stop):
+        offset, stop = _records(window.data, order)
+        if len(offset):
+            buffer = np.frombuffer(window.data, np.uint8)
             seconds, fraction, captured, wire = _words(buffer, offset, order, 4)
             ns = seconds * 10**9 + fraction * unit
             yield Frames(buffer, offset + _RECORD_HEAD, captured, wire, ns, np.full(len(offset), link))
-        rest = data[stop:]
-        if len(rest) >= _RECORD_HEAD and (size := struct.unpack_from(f"{order}8xI", rest)[0]) > _MAX_PACKET:
+        left = window.data[stop:]
+        if len(left) >= _RECORD_HEAD and (size := struct.unpack_from(f"{order}8xI", left)[0]) > _MAX_PACKET:
             raise DecodeError("bad_file", f"a packet of {size} bytes")
-    if rest:
+    if window.data:
         raise EOFError
 
 
-def _records(data: bytes, head: struct.Struct) -> tuple[list[int], int]:
+def _records(data: memoryview, order: str) -> tuple[Array, int]:
     """Where pcap records begin that are there as a whole, and where the last one ends."""
     places: list[int] = []
-    found, unpack = places.append, head.unpack_from
-    at, last = 0, len(data) - _RECORD_HEAD
-    while at <= last:
-        (size,) = unpack(data, at)
-        after = at + _RECORD_HEAD + size
-        if after > len(data) or size > _MAX_PACKET:
-            break
-        found(at)
-        at = after
-    return places, at
+    found, unpack = places.append, struct.Struct(f"{order}I").unpack_from
+    at = 8
+    # The one loop over packets, so what can be checked afterwards is. Each step is forward: it ends with the data.
+    with contextlib.suppress(struct.error):
+        while True:
+            found(at)
+            at += unpack(data, at)[0] + _RECORD_HEAD
+    begins = np.array(places, np.int64) - 8
+    good = (np.diff(begins) <= _RECORD_HEAD + _MAX_PACKET) & (begins[1:] <= len(data))
+    whole = len(good) if bool(good.all()) else int(good.argmin())
+    return begins[:whole], int(begins[whole])
 
 
 def _words(buffer: Array, offset: Array, order: str, count: int) -> Array:
@@ -170,77 +192,77 @@ class _Section:
 
 
 def _pcapng(magic: bytes, stream: Stream, skipped: Counter[str]) -> Iterator[Frames]:
-    data, section = magic, _Section("<")
-    while chunk := stream.read(_CHUNK_BYTES):
-        data += chunk
-        stop = 0
-        while True:
+    window, section, stop = _Window(stream, magic), _Section("<"), 0
+    while window.read(stop):
+        data, stop, after = window.data, 0, -1
+        while after != stop:
+            stop = max(stop, after)
             if data[stop : stop + 4] == PCAPNG and len(data) >= stop + 12:
                 # A section: its byte order stands behind the length that is written in it.
-                section = _Section(_PCAPNG_ORDER[data[stop + 8 : stop + 12]])
+                section = _Section(_PCAPNG_ORDER[bytes(data[stop + 8 : stop + 12])])
             blocks, after = _blocks(data, stop, section.order)
-            if blocks:
+            if len(blocks):
                 yield from _packets(data, blocks, section, skipped)
-            if after == stop:
-                break
-            stop = after
-        data = data[stop:]
-        _check_block(data, section.order)
-    if data:
+        _check_block(data[stop:], section.order)
+    if window.data:
         raise EOFError
 
 
-def _blocks(data: bytes, at: int, order: str) -> tuple[list[int], int]:
+def _blocks(data: memoryview, start: int, order: str) -> tuple[Array, int]:
     """Where blocks begin that are there as a whole, up to the next section, and where the last one ends."""
     places: list[int] = []
     found, unpack = places.append, struct.Struct(f"{order}2I").unpack_from
-    last, start = len(data) - 8, at
-    while at <= last:
-        kind, size = unpack(data, at)
-        after = at + size
-        if after > len(data) or size < 12 or size & 3 or size > _MAX_BLOCK or (kind == _SECTION and at > start):
-            break
-        found(at)
-        at = after
-    return places, at
+    at = start
+    with contextlib.suppress(struct.error):
+        while True:
+            found(at)
+            kind, size = unpack(data, at)
+            if size < 12 or (kind == _SECTION and at > start):
+                break
+            at += size
+    begins = np.array(places, np.int64)
+    sizes = np.diff(begins)
+    good = (sizes <= _MAX_BLOCK) & (sizes & 3 == 0) & (begins[1:] <= len(data))
+    whole = len(good) if bool(good.all()) else int(good.argmin())
+    return begins[:whole], int(begins[whole])
 
 
-def _check_block(data: bytes, order: str) -> None:
+def _check_block(data: memoryview, order: str) -> None:
     if len(data) >= 8:
         kind, size = struct.unpack_from(f"{order}2I", data)
         if not (16 if kind == _SECTION else 12) <= size <= _MAX_BLOCK or size % 4:
             raise DecodeError("bad_file", f"a block of {size} bytes")
 
 
-def _packets(data: bytes, blocks: list[int], section: _Section, skipped: Counter[str]) -> Iterator[Frames]:
-    """The packets of these blocks, at once; where an interface is not understood, those before it."""
-    buffer, places = np.frombuffer(data, np.uint8), np.array(blocks, np.int64)
+def _packets(data: memoryview, places: Array, section: _Section, skipped: Counter[str]) -> Iterator[Frames]:
+    """The packets of the blocks in these places, at once; where an interface is not understood, those before it."""
+    buffer = np.frombuffer(data, np.uint8)
     kinds = _words(buffer, places, section.order, 1)[0]
     parts: list[Array] = []
     start = 0
     try:
-        for i in [*np.flatnonzero(kinds != _ENHANCED_PACKET).tolist(), len(blocks)]:
+        for i in [*np.flatnonzero(kinds != _ENHANCED_PACKET).tolist(), len(places)]:
             if i > start:
                 parts.append(_enhanced(data, buffer, places[start:i], section, skipped))
-            if i < len(blocks):
-                parts += _other(data, blocks[i], section, skipped)
+            if i < len(places):
+                parts += _other(data, int(places[i]), section, skipped)
             start = i + 1
     finally:
         if sum(part.shape[1] for part in parts):
             yield Frames(buffer, *np.concatenate(parts, axis=1))
 
 
-def _other(data: bytes, at: int, section: _Section, skipped: Counter[str]) -> list[Array]:
+def _other(data: memoryview, at: int, section: _Section, skipped: Counter[str]) -> list[Array]:
     """A block that is no enhanced packet; a column of `Frames` where it is a packet."""
     kind, size = struct.unpack_from(f"{section.order}2I", data, at)
     if kind == _INTERFACE:
-        section.add(data[at + 8 : at + size - 4])
+        section.add(bytes(data[at + 8 : at + size - 4]))
     if kind not in (_SIMPLE_PACKET, _OLD_PACKET):
         return []
     return _one_by_one(data, [at], section, skipped)
 
 
-def _enhanced(data: bytes, buffer: Array, places: Array, section: _Section, skipped: Counter[str]) -> Array:
+def _enhanced(data: memoryview, buffer: Array, places: Array, section: _Section, skipped: Counter[str]) -> Array:
     """(5, packets) int64: the columns of `Frames`."""
     words = _words(buffer, places, section.order, 7)
     _, size, number, high, low, captured, wire = words
@@ -266,7 +288,7 @@ def _enhanced(data: bytes, buffer: Array, places: Array, section: _Section, skip
     return columns
 
 
-def _one_by_one(data: bytes, places: list[int], section: _Section, skipped: Counter[str]) -> list[Array]:
+def _one_by_one(data: memoryview, places: list[int], section: _Section, skipped: Counter[str]) -> list[Array]:
     """Packet blocks of any kind; a column of `Frames` for each that is right."""
     found = []
     for at in places:
@@ -280,7 +302,7 @@ def _one_by_one(data: bytes, places: list[int], section: _Section, skipped: Coun
     return found
 
 
-def _packet(data: bytes, at: int, section: _Section) -> tuple[int, int, int, int, int]:
+def _packet(data: memoryview, at: int, section: _Section) -> tuple[int, int, int, int, int]:
     kind, size = struct.unpack_from(f"{section.order}2I", data, at)
     body = data[at + 8 : at + size - 4]
     if kind == _SIMPLE_PACKET:  # of the first interface and without a time: the last one stands in

@@ -11,14 +11,14 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zstandard
 
 from flowagent.addresses import V4_MAPPED, address_words
 from flowagent.errors import ConfigError, DecodeError
-from flowagent.ingest.capfile import PCAP, PCAPNG, Frames, exactly, read_frames
+from flowagent.ingest.capfile import PCAP, PCAPNG, Frames, Stream, exactly, read_frames
 from flowagent.ingest.datagrams import Datagrams
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
 
-    _Stream = BinaryIO | gzip.GzipFile
 
 _CHUNK_BYTES = 8 << 20
 _MAX_DATAGRAM = 65535
@@ -180,7 +179,7 @@ def _unreadable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(str(path), f"cannot be read: {error.strerror}; name a readable pcap, pcapng or payload file")
 
 
-def _decompressed(file: BufferedReader) -> _Stream:
+def _decompressed(file: BufferedReader) -> Stream:
     # By content, not by name: no export protocol begins like this.
     start = file.peek(4)
     if start.startswith(b"\x1f\x8b"):
