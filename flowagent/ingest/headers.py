@@ -21,6 +21,7 @@ from collections.abc import Set
 import numpy as np
 
 from flowagent.batch import Array
+from flowagent.ingest.datagrams import padded
 from flowagent.ingest.fields import Values
 from flowagent.ingest.header_columns import LONGEST, Columns, Part
 from flowagent.ingest.header_tunnels import Inner, encapsulated
@@ -66,19 +67,25 @@ def parse(
     tunnels. `wanted`: the columns to make, all where None. Raises ValueError
     for a `link` that is not in `LINKS`.
     """
+    columns = Columns(len(offset), wanted)
+    fill(columns, None, data, offset, length, link, inner=inner)
+    return columns.values()
+
+
+def fill(
+    columns: Columns, rows: Array | None, data: Array, offset: Array, length: Array, link: int, *, inner: bool
+) -> None:
+    """Do what `parse` does for the frames of these rows (m,), of all in order where None."""
     if link not in LINKS:
         raise ValueError(f"link type {link} is not understood")
-    columns = Columns(len(offset), wanted)
     if not len(offset):
-        return {}
+        return
     end = np.minimum(offset + length, len(data))
-    if int(end.max()) > len(data) - LONGEST:
-        data = np.concatenate([data, np.zeros(LONGEST, np.uint8)])
-    tunnels = _link(Part(columns, data, None, np.minimum(offset, end), end), link)
+    data = padded(data, end, LONGEST)
+    tunnels = _link(Part(columns, data, rows, np.minimum(offset, end), end), link)
     if inner:
         for found in tunnels:
             _enter(found)
-    return columns.values()
 
 
 def _enter(found: Inner) -> None:
