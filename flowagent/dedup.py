@@ -97,7 +97,7 @@ class Owners:
         """(n,) bool: rows of a flow (n,) uint64 that another point than theirs (n,) uint64 counts."""
         is_other = np.zeros(len(flows), np.bool_)
         rows = np.arange(len(flows))
-        for _ in range(_TRIES):
+        for tries_left in reversed(range(_TRIES)):
             wanted = flows[rows]
             bucket = (wanted >> self._shift).astype(np.intp)
             place = bucket * _WAYS + (_by_bucket(self._flow, bucket) == wanted[:, None]).argmax(1)
@@ -105,16 +105,19 @@ class Owners:
             own = found & (self._point.take(place) == points[rows])
             is_other[rows[found & ~own]] = True
             self._heard[place[own]] = now_ns
-            rows, bucket = rows[~found], bucket[~found]
+            rows, place = rows[~found], place[~found]
             if not len(rows):
                 return is_other
-            self._take(bucket, flows[rows], points[rows], now_ns)
+            if tries_left:
+                self._take(place, flows[rows], points[rows], now_ns)
         self.evictions += len(set(flows[rows].tolist()))  # more came at once than there are places
         return is_other
 
-    def _take(self, bucket: Array, flows: Array, points: Array, now_ns: int) -> None:
-        """Give each bucket's oldest place to the first row that wants one."""
-        place = bucket * _WAYS + _by_bucket(self._heard, bucket).argmin(1)
+    def _take(self, place: Array, flows: Array, points: Array, now_ns: int) -> None:
+        """Give the first row that wants one the place that its flow has still, or else its bucket's oldest one."""
+        bucket = place // _WAYS
+        oldest = bucket * _WAYS + np.abs(now_ns - _by_bucket(self._heard, bucket)).argmax(1)
+        place = np.where(self._flow.take(place) == flows, place, oldest)
         was_fresh = self._is_fresh(place, now_ns)
         # Of several values for one place the last one stays.
         self._flow[place[::-1]], self._point[place[::-1]] = flows[::-1], points[::-1]
@@ -122,7 +125,8 @@ class Owners:
         self.evictions += len(set(place[was_fresh].tolist()))
 
     def _is_fresh(self, place: Array, now_ns: int) -> Array:
-        return np.asarray(now_ns - self._heard.take(place) < self._idle_ns)
+        # A clock may step back: what was heard far ahead of it says nothing about now.
+        return np.asarray(np.abs(now_ns - self._heard.take(place)) < self._idle_ns)
 
 
 def _by_bucket(values: Array, bucket: Array) -> Array:

@@ -99,6 +99,49 @@ def test_memory_is_bounded_and_what_is_forgotten_is_counted():
     assert 20_000 - 4096 <= owners.evictions <= 20_000 - 3500
 
 
+def told(*numbers):
+    """Hashes of flows, all in the first place of the table, or of points."""
+    return np.array(numbers, np.uint64)
+
+
+def test_a_flow_that_comes_back_takes_the_place_that_it_had():
+    owners = Owners(1024, 60 * SECOND)
+    owners.others(told(5), told(1), 0)
+    owners.others(told(5, 6), told(1, 1), 100 * SECOND)
+    assert owners.evictions == 0
+    assert owners.others(told(5, 6), told(2, 2), 100 * SECOND).tolist() == [True, True]
+
+
+def test_a_flow_without_room_is_counted_once():
+    owners = Owners(1024, 60 * SECOND)
+    owners.others(told(1, 2, 3, 4, 5, 6), told(*[1] * 6), 0)
+    assert owners.evictions == 2
+    assert owners.others(told(1, 2, 3, 4), told(*[2] * 4), 0).all()
+
+
+def test_flows_whose_hashes_are_alike_but_for_the_last_bits_are_told_apart():
+    owners = Owners(1024, 60 * SECOND)
+    assert not owners.others(told(0, 1, 2, 3), told(0, 1, 0, 1), 0).any()
+    assert owners.others(told(0, 1, 2, 3), told(1, 1, 1, 1), 0).tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize(("back", "counts"), [(1, 0), (86400, 1)])
+def test_a_clock_that_steps_back_far_does_not_hold_up_other_points(back, counts):
+    stage = at_points(idle="60s")
+    now = 20_000 * 86400
+    stage.process(flows([1], [10]), now * SECOND)
+    assert len(stage.process(flows([1], [20]), (now - back) * SECOND)) == counts
+
+
+def test_after_a_step_back_flows_have_room_again():
+    owners = Owners(1024, 60 * SECOND)
+    owners.others(told(1, 2, 3, 4), told(*[1] * 4), 86400 * SECOND)
+    for second in range(4):
+        owners.others(told(5 + second), told(1), second * SECOND)
+    assert owners.evictions == 0
+    assert owners.others(told(5, 6, 7, 8), told(*[2] * 4), 4 * SECOND).all()
+
+
 def test_as_many_flows_as_fit_are_hardly_forgotten():
     owners = Owners(100_000, 600 * SECOND)
     hashes = np.random.default_rng(2).integers(0, 2**63, 100_000, np.uint64) * np.uint64(2)

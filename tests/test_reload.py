@@ -9,7 +9,7 @@ import pytest
 from test_pipeline import PASS, TEN, Bench, rows, settle
 
 from flowagent.errors import ConfigError
-from flowagent.sections import Window
+from flowagent.sections import Dedup, Window
 
 
 async def test_what_is_the_same_goes_on_untouched():
@@ -67,6 +67,22 @@ async def test_another_window_begins_after_the_old_one_was_written_out():
         await settle()
         assert bench.made["out"].taken == [3, 3]
         assert bench.made["in"].wanted is None
+
+
+async def test_another_rule_of_dedup_counts_from_then_on():
+    bench = Bench(window=TEN)
+    async with bench.running([bench.source()], [bench.sink()]) as pipeline:
+        assert "in_if" not in pipeline._wanted()
+        bench.deliver(1)
+        config = bench.config([bench.source()], [bench.sink()])
+        await pipeline.reload(config._replace(dedup=Dedup(points=("bytes", "in_if"))))  # bytes stand for a point here
+        await settle()
+        assert bench.made["out"].taken == [1]
+        assert {"in_if", "src_addr"} <= bench.made["in"].wanted
+        bench.deliver(2)
+        bench.deliver(4)
+    assert bench.made["out"].taken == [1, 2]
+    assert bench.account == {("exported", ""): 2, ("dropped", "duplicate_point"): 1}
 
 
 async def test_rows_of_the_window_stay_where_the_window_stays():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -77,7 +78,8 @@ class Followed(Generic[_T]):
 
     def _load(self) -> _T:
         with self._path.open("rb") as file:
-            data = file.read(self._max_bytes + 1)
+            # Memory is taken for as much as is asked for.
+            data = file.read(min(os.fstat(file.fileno()).st_size, self._max_bytes) + 1)
         if len(data) > self._max_bytes:
             raise ValueError(f"is larger than {self._max_bytes >> 20} MiB; divide it or leave out what is not needed")
         return self._read(data)

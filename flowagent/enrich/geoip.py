@@ -118,6 +118,8 @@ class GeoIp:
 
     def enrich(self, batch: Batch, wanted: frozenset[str]) -> Batch:
         """See `Enricher`. The number of an AS is added only where none is known; 0 is none (RFC 7607)."""
+        if len(self._databases) < len(self._files):
+            return batch  # not entered yet, as in a reload
         columns: dict[str, Array] = {}
         valid: dict[str, Array] = {}
         for side in _SIDES:

@@ -122,6 +122,10 @@ class Interfaces:
                 self._resyncs += 1
                 self._problem = f"netlink: {error}" if self._tables is None else None
                 self._ctx.log.warning("asks for all interfaces again: %s", error)
+            except Exception:  # a message that cannot be decoded, or is none that was foreseen
+                self._resyncs += 1
+                self._problem = "netlink: an unexpected error, see the log" if self._tables is None else None
+                self._ctx.log.exception("asks for all interfaces again")
             finally:
                 netlink.stop()
                 worker.stop()
@@ -140,6 +144,7 @@ class Interfaces:
         for link in self.links:
             if link.ifindex not in there:
                 self._gone[link.ifindex] = link.name, now_ns + KEEP_NS
+                self._gone.move_to_end(link.ifindex)
         while self._gone and (next(iter(self._gone.values()))[1] <= now_ns or len(self._gone) > MAX_GONE):
             _, (_, until_ns) = self._gone.popitem(last=False)
             self._evicted += until_ns > now_ns

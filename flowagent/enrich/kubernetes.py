@@ -199,8 +199,10 @@ class Kubernetes:
         valid: dict[str, Array] = {}
         if is_directed and len(held) == len(_SIDES) and "exporter" in batch:
             hosts = (table.parts["host_name"].take(held[side], mode="wrap") for side in _SIDES)
-            added[_DIRECTION], valid[_DIRECTION] = directions(self._reporters(table, batch, times), *hosts)
-        return batch.with_columns(added, valid)
+            seen, known = directions(self._reporters(table, batch, times), *hosts)
+            if known.any():
+                added[_DIRECTION], valid[_DIRECTION] = seen, known
+        return batch.with_columns(added, valid) if added else batch
 
     def _find(self, table: KubeTable, addresses: Array, times: Array) -> Array:
         """Who held them; counted."""

@@ -58,7 +58,7 @@ class Database:
         leaves = self._tree.find(high, low)
         groups = group_rows([leaves])
         first = groups.first
-        if len(self._entities) + len(first) > MAX_RECORDS:
+        if len(self._entities) + MAX_NEW > MAX_RECORDS:
             self.evictions += len(self._entities)
             self._entities.clear()
         entities, left = [], MAX_NEW

@@ -158,7 +158,7 @@ def _read_yaml(data: bytes) -> Labels:
     found: Labels = {}
     try:
         labels = msgspec.yaml.decode(data, type=dict[str, list[str]])
-    except msgspec.MsgspecError as error:
+    except Exception as error:  # a tag such as !!bool before other text is a KeyError, !!int before none an IndexError
         raise ValueError(f"{error}; write prefixes by label, such as `office: [192.0.2.0/24]`") from error
     for label, prefixes in labels.items():
         for text in prefixes:

@@ -37,6 +37,12 @@ async def test_addresses_have_countries_cities_and_systems(tmp_path):
     assert said(rows, "src_as_name") == ["Example One", "Example One", "", "Example Two", "", ""]
 
 
+def test_before_the_files_are_read_nothing_is_added():
+    enricher = Config(city="city.mmdb", asn="asn.mmdb").build(Context("geoip"))
+    batch = flows(src_addr=ASKED)
+    assert enricher.enrich(batch, enricher.adds) is batch
+
+
 async def test_only_columns_of_the_files_that_are_there_are_added(tmp_path):
     async with running(Config(country=cities(tmp_path / "c.mmdb"))) as enricher:
         assert enricher.adds == {"src_country", "dst_country"}

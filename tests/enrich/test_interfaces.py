@@ -195,6 +195,44 @@ async def test_when_messages_are_lost_all_is_asked_for_again(monkeypatch, caplog
     assert "asks for all interfaces again: no room" in caplog.text
 
 
+async def test_an_error_that_nobody_foresaw_ends_nothing(monkeypatch, caplog):
+    monkeypatch.setattr(interfaces, "_AGAIN_SECONDS", 0.01)
+    tries = []
+
+    class Failing:
+        def __init__(self, tell, *, neighbours):
+            self.tell = tell
+
+        def follow(self):
+            tries.append(self)
+            if len(tries) < 3:
+                raise KeyError("index")
+            self.tell(Known((Link(1, "third"),), HOST, ()))
+            raise NetlinkLostError("the end")
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr(netlink, "Netlink", Failing)
+    async with running(Config()) as enricher:
+        await until(lambda: "unexpected" in (enricher.ready() or ""))
+        await until(lambda: enricher.ready() is None)
+        assert named(enricher, ["::1"], [1]) == ["third"]
+    assert "KeyError: 'index'" in caplog.text
+
+
+def test_an_interface_that_comes_and_goes_does_not_keep_others_longer():
+    clock = ManualClock(10**18)
+    enricher = build(clock=clock)
+    enricher._take(Known(LINKS[:1], HOST, ()))  # both others are gone
+    clock.advance(500)
+    enricher._take(Known(LINKS[:2], HOST, ()))
+    enricher._take(Known(LINKS[:1], HOST, ()))
+    clock.advance(500)
+    enricher._take(Known(LINKS[:1], HOST, ()))
+    assert named(enricher, ["::1"] * 2, [2, 70_000]) == ["eth0", ""]
+
+
 def test_other_systems_are_told_so(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(ConfigError, match=r"interfaces[.]type: needs Linux, and this is darwin"):

@@ -110,6 +110,15 @@ def test_records_that_are_remembered_have_a_bound(tmp_path, monkeypatch):
     assert np.count_nonzero(database.find(addresses(*(f"10.{i}.0.1" for i in range(20))))) == 4
 
 
+def test_what_is_remembered_is_not_forgotten_as_it_is_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(mmdb, "MAX_RECORDS", 24)
+    monkeypatch.setattr(mmdb, "MAX_NEW", 4)
+    database = build(tmp_path)
+    asked = addresses(*(f"10.{i}.0.1" for i in range(20)))
+    assert [np.count_nonzero(database.find(asked)) for _ in range(6)] == [4, 8, 12, 16, 20, 20]
+    assert database.evictions == 0
+
+
 def test_a_record_that_cannot_be_read_says_nothing(tmp_path):
     records = {"10.0.0.0/8": {"number": 5}, "11.0.0.0/8": {"number": "five"}, "12.0.0.0/8": {"number": -3}}
     path = write(tmp_path / "db.mmdb", records)

@@ -93,6 +93,16 @@ async def test_a_file_that_changes_is_read_again_and_a_broken_one_changes_nothin
         assert samples(enricher, "enrich_file_failures") == {("subnets.file",): 2}
 
 
+async def test_no_text_of_a_file_ends_the_agent(tmp_path):
+    file = tmp_path / "subnets.yaml"
+    file.write_text("first: [192.0.2.0/24]\n")
+    async with running(Config(file=str(file), every=0.01), name="subnets") as enricher:
+        file.write_text("second: [!!bool maybe]\n")
+        await until(lambda: samples(enricher, "enrich_file_failures") == {("subnets.file",): 1})
+        file.write_text("third: [192.0.2.0/24]\n")
+        await until(lambda: label(enricher, "192.0.2.1") == ["third"])
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -105,6 +115,9 @@ async def test_a_file_that_changes_is_read_again_and_a_broken_one_changes_nothin
         ("s.yaml", "office: [", "write prefixes by label"),
         ("s.yaml", "office: [lan]", "office: 'lan' is not a prefix"),
         ("s.yaml", "[" * 5000, "cannot read"),
+        ("s.yaml", "office: [!!bool maybe]", "write prefixes by label"),
+        ("s.yaml", "office: [!!int '']", "write prefixes by label"),
+        ("s.yaml", "office: [!!timestamp x]", "write prefixes by label"),
         ("s.txt", "", "must end in .yaml, .yml, .csv"),
         ("none.csv", None, "No such file or directory"),
     ],
