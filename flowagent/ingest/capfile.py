@@ -10,22 +10,26 @@ about 0.15.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import zstandard
 
 from flowagent.batch import Array
-from flowagent.errors import DecodeError
+from flowagent.errors import ConfigError, DecodeError
 from flowagent.ingest.datagrams import gather
 
-PCAPNG = b"\x0a\x0d\x0d\x0a"
+_PCAPNG = b"\x0a\x0d\x0d\x0a"
 _PCAP_UNITS = ((0xA1B2C3D4, 1000), (0xA1B23C4D, 1))  # nanoseconds per unit of the fraction
-PCAP = {struct.pack(f"{order}I", magic): (order, unit) for order in "<>" for magic, unit in _PCAP_UNITS}
-"""The first four bytes of a pcap file: its byte order and the nanoseconds of its smallest unit of time."""
+_PCAP = {struct.pack(f"{order}I", magic): (order, unit) for order in "<>" for magic, unit in _PCAP_UNITS}
 
 _CHUNK_BYTES = 4 << 20
 # libpcap writes no longer packets, Wireshark no longer blocks: a greater length is damage, not data.
@@ -35,6 +39,8 @@ _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET = 1, 2, 3, 6
 _SECTION = 0x0A0D0D0A
 _RECORD_HEAD, _ENHANCED_HEAD = 16, 28
 _BAD_BLOCK = (DecodeError, struct.error, LookupError)
+BAD_FILE = (*_BAD_BLOCK, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+"""What reading a damaged file raises, beside EOFError where its end is missing."""
 # Beyond these, times of an interface need more than 64 bits on the way and are computed one by one.
 _MAX_TICKS, _MAX_OFFSET = 1 << 33, 1 << 40
 _MAX_SECONDS = (1 << 63) // 10**9
@@ -78,6 +84,35 @@ class Frames:
         return Frames(self.data, *(values[rows] for values in columns))
 
 
+def open_file(path: Path) -> BufferedReader:
+    """A file to read from; ConfigError where that cannot be."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> ConfigError:
+    """What to raise where a file cannot be read."""
+    return ConfigError(str(path), f"cannot be read: {error.strerror}; name a readable pcap, pcapng or payload file")
+
+
+def decompressed(file: BufferedReader) -> Stream:
+    """What is in a file that may be compressed with gzip or zstd."""
+    # By content, not by name: no export protocol begins like this.
+    start = file.peek(4)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file)
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    return file
+
+
+def is_capture(magic: bytes) -> bool:
+    """Whether a file that begins with these four bytes is pcap or pcapng."""
+    return magic in _PCAP or magic == _PCAPNG
+
+
 def read_frames(magic: bytes, stream: Stream, skipped: Counter[str]) -> Iterator[Frames]:
     """The frames of a file whose first four bytes were read already: those of a pcap or pcapng file.
 
@@ -85,7 +120,7 @@ def read_frames(magic: bytes, stream: Stream, skipped: Counter[str]) -> Iterator
     all frames before it, EOFError for a file that ends inside a record, DecodeError or
     struct.error or LookupError for one of damaged structure. Memory is bounded.
     """
-    if magic == PCAPNG:
+    if magic == _PCAPNG:
         yield from _pcapng(magic, stream, skipped)
     else:
         yield from _pcap(magic, stream)
@@ -119,7 +154,7 @@ class _Window:
 
 
 def _pcap(magic: bytes, stream: Stream) -> Iterator[Frames]:
-    order, unit = PCAP[magic]
+    order, unit = _PCAP[magic]
     # The upper half of the word is about frame check sequences, which IP lengths cut off anyway.
     link = struct.unpack(f"{order}16xI", exactly(stream, 20))[0] & 0xFFFF
     window, stop = _Window(stream), 0
@@ -197,7 +232,7 @@ def _pcapng(magic: bytes, stream: Stream, skipped: Counter[str]) -> Iterator[Fra
         data, stop, after = window.data, 0, -1
         while after != stop:
             stop = max(stop, after)
-            if data[stop : stop + 4] == PCAPNG and len(data) >= stop + 12:
+            if data[stop : stop + 4] == _PCAPNG and len(data) >= stop + 12:
                 # A section: its byte order stands behind the length that is written in it.
                 section = _Section(_PCAPNG_ORDER[bytes(data[stop + 8 : stop + 12])])
             blocks, after = _blocks(data, stop, section.order)

@@ -53,11 +53,11 @@ class FlowCache:
     either, once it is quiet for a second: both its flows are then `ENDED`.
     """
 
-    def __init__(self, limits: Limits | None = None, *, seed: int = 0) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.evicted = 0
         """Flows that ended for want of room."""
-        self._table = FlowTable(seed)
+        self._table = FlowTable()
         self._clock = _NEVER
 
     def __len__(self) -> int:
@@ -140,13 +140,14 @@ class FlowCache:
     def _make_room(self) -> Iterator[Batch]:
         excess = len(self._table) - self.limits.most
         if excess > 0:
-            rows = self._table.live
+            rows = np.sort(self._table.live)
             oldest = rows[np.argpartition(self._table.counts["end_ns"][rows], excess - 1)[:excess]]
             self.evicted += excess
             yield self._out(oldest, np.full(excess, LACK, np.uint8), self._clock)
 
     def _out(self, rows: Array, reasons: Array, now_ns: int) -> Batch:
-        order = np.argsort(self._table.counts["start_ns"][rows])
+        # By their beginning, then in the order in which packets came.
+        order = np.lexsort((rows, self._table.counts["start_ns"][rows]))
         return self._table.take_out(rows[order]).with_columns({
             "flow_end_reason": reasons[order],
             "received_ns": constant(now_ns, len(rows), np.int64),
@@ -157,9 +158,9 @@ def _merged(packets: Batch, ns: Array) -> Rows:
     """One row a flow."""
     keys = packets.select(KEY)
     groups = group_rows(list(key_arrays(keys, keys.columns)))
-    order, starts = groups.order, groups.starts
+    order, starts, sizes = groups.order, groups.starts, groups.sizes()
     if bool((ns[1:] >= ns[:-1]).all()):
-        start, end = ns[groups.first], ns[order[starts + groups.sizes() - 1]]
+        start, end = ns[groups.first], ns[order[starts + sizes - 1]]
     else:
         sorted_ns = ns.take(order)
         start, end = np.minimum.reduceat(sorted_ns, starts), np.maximum.reduceat(sorted_ns, starts)
@@ -170,7 +171,9 @@ def _merged(packets: Batch, ns: Array) -> Rows:
         "start_ns": start,
         "end_ns": end,
         "bytes": np.add.reduceat(packets["bytes"].take(order), starts, dtype=np.uint64),
-        "packets": groups.sizes().astype(np.uint64),
+        "packets": sizes.astype(np.uint64),
         "tcp_flags": np.bitwise_or.reduceat(flags.take(order), starts),
     }
-    return Rows.of(packets.take(groups.first), counts)
+    # New flows take their places in the order of arrival, so that the same packets give the same rows.
+    arrival = np.argsort(groups.first)
+    return Rows.of(packets.take(groups.first[arrival]), {name: values[arrival] for name, values in counts.items()})

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from flowagent.batch import Array, Batch
-from flowagent.hashing import hash_rows
+from flowagent.hashing import finish
 from flowagent.schema import COLUMNS
 
 KEY = (
@@ -28,7 +28,6 @@ COUNTS = ("start_ns", "end_ns", "bytes", "packets", "tcp_flags")
 _STORED = (*KEY, *FIRST)
 _KNOWN = "known"
 """A column of bits: which of `_STORED` are known."""
-_HASHED = (*KEY, _KNOWN)
 _BIT = {name: np.uint32(1 << i) for i, name in enumerate(_STORED)}
 _KEY_BITS = np.uint32(sum(_BIT[name] for name in KEY))
 _BACK = {
@@ -75,10 +74,23 @@ class Rows(NamedTuple):
         columns = {name: values.take(rows, axis=-1) for name, values in self.columns.items()}
         return Rows(columns, {name: values[rows] for name, values in self.counts.items()})
 
-    def hashes(self, seed: int) -> Array:
-        """(n,) uint64."""
-        key = {name: self.columns[name] for name in KEY}
-        return hash_rows(Batch({**key, _KNOWN: self.columns[_KNOWN] & _KEY_BITS}), _HASHED, seed)
+    def known(self) -> list[str]:
+        """Columns of the key that are known in any row; in the others all values are 0."""
+        bits = np.bitwise_or.reduce(self.columns[_KNOWN]) if len(self.columns[_KNOWN]) else 0
+        return [name for name in KEY if bits & _BIT[name]]
+
+    def hashes(self, multipliers: Array) -> Array:
+        """(n,) uint64 of the key, by random odd multipliers, two a column; an unknown value adds nothing."""
+        known = self.columns[_KNOWN] & _KEY_BITS
+        found = np.multiply(known, multipliers[0], dtype=np.uint64)
+        for name in self.known():
+            first = 1 + 2 * KEY.index(name)
+            values = self.columns[name]
+            for word, multiplier in zip(values if values.ndim == 2 else (values,), multipliers[first:], strict=False):
+                # So that differences in high bits do not stay there, where they might cancel out.
+                spread = word ^ word >> np.uint64(32) if word.dtype.itemsize == 8 else word
+                found += np.multiply(spread, multiplier, dtype=np.uint64)
+        return finish(found)  # type: ignore[no-any-return]
 
 
 class FlowTable:
@@ -88,7 +100,7 @@ class FlowTable:
     live             (flows,) int64: the rows in use
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         self.size = 0
         self.columns: dict[str, Array] = {name: _zeros(name, 0) for name in (*_STORED, _KNOWN)}
         self.counts: dict[str, Array] = {name: np.zeros(0, COLUMNS[name].dtype) for name in COUNTS}
@@ -96,14 +108,15 @@ class FlowTable:
         self._hashes = np.zeros(0, np.uint64)
         """Of the rows in `live`, ascending."""
         self._free = np.zeros(0, np.int64)
-        self._seed = seed
+        rng = np.random.default_rng(seed)
+        self._multipliers = rng.integers(0, 2**63, 1 + 2 * len(KEY), np.uint64) * np.uint64(2) + np.uint64(1)
 
     def __len__(self) -> int:
         return len(self.live)
 
     def add(self, flows: Rows) -> None:
         """Merge flows of different keys into those of equal keys; the others are new."""
-        hashes = flows.hashes(self._seed)
+        hashes = flows.hashes(self._multipliers)
         at = self._find(flows, hashes)
         old = np.flatnonzero(at >= 0)
         self._update(at[old], flows.counts, old)
@@ -113,7 +126,7 @@ class FlowTable:
 
     def find(self, keys: Rows) -> Array:
         """(n,) int64: the row of each key, -1 where there is none."""
-        return self._find(keys, keys.hashes(self._seed))
+        return self._find(keys, keys.hashes(self._multipliers))
 
     def reversed(self, rows: Array) -> Rows:
         """The keys of the other direction of these flows."""
@@ -153,7 +166,7 @@ class FlowTable:
         rows = self.live[place]
         same = self._hashes[place] == hashes
         same &= (self.columns[_KNOWN][rows] ^ keys.columns[_KNOWN]) & _KEY_BITS == 0
-        for name in KEY:
+        for name in keys.known():
             equal = self.columns[name].take(rows, axis=-1) == keys.columns[name]
             same &= equal if equal.ndim == 1 else equal.all(axis=0)
         # A crafted collision makes `group_rows` give a key twice; adding to a row works once only.

@@ -5,21 +5,29 @@ pcap, pcapng, raw payload  ->  frames (`capfile`)  ->  IP, fragments, UDP  ->  D
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import struct
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
-import zstandard
 
 from flowagent.addresses import V4_MAPPED, address_words
 from flowagent.errors import ConfigError, DecodeError
-from flowagent.ingest.capfile import PCAP, PCAPNG, Frames, Stream, exactly, read_frames
+from flowagent.ingest.capfile import (
+    BAD_FILE,
+    Frames,
+    decompressed,
+    exactly,
+    is_capture,
+    open_file,
+    read_frames,
+    unreadable,
+)  # fmt: skip
 from flowagent.ingest.datagrams import Datagrams
+from flowagent.ingest.exports import is_export
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,13 +36,14 @@ if TYPE_CHECKING:
 
 
 _CHUNK_BYTES = 8 << 20
+_PROBED = 20_000
+"""Packets looked at to tell what a capture is of."""
 _MAX_DATAGRAM = 65535
 _MAX_FRAGMENTED, _FRAGMENT_LIFE_NS = 64, 30 * 10**9
 # What is stored without its sender and time gets an address for documentation and a second of its own.
 _PAYLOAD_SENDER = (*address_words("192.0.2.1"), 4444)
 _PAYLOAD_EPOCH_NS = 1_700_000_001 * 10**9
 _BAD_BYTES = (DecodeError, struct.error, LookupError)
-_BAD_FILE = (*_BAD_BYTES, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 
 # Link type -> where the EtherType stands (-1: there is none), where its payload begins.
 _LINKS = {0: (-1, 4), 1: (12, 14), 108: (-1, 4), 113: (14, 16), 276: (0, 20)} | dict.fromkeys(
@@ -101,7 +110,7 @@ class Capture:
         tell = progress or (lambda _: None)
         before = 0
         for number, path in enumerate(self.paths):
-            with _open(path) as file:
+            with open_file(path) as file:
                 position = file.tell if file.seekable() else lambda: 0
                 rows = self._rows(file, path, number)
                 while datagrams := _chunk(rows, chunk):
@@ -110,12 +119,38 @@ class Capture:
                 before += position()
             tell(before)
 
+    def holds_packets(self) -> bool:
+        """Whether this is a capture of packets to be counted: it has some, and no export is among the first of them.
+
+        What can be read only once, a pipe, is taken for one of exports.
+        """
+        (path, *others) = self.paths
+        if others or path.is_fifo():
+            return False
+        skipped: Counter[str] = Counter()
+        datagrams = 0
+        with open_file(path) as file, contextlib.suppress(EOFError, *BAD_FILE):
+            stream = decompressed(file)
+            magic = exactly(stream, 4)
+            if not is_capture(magic):
+                return False
+            fragments, left = _Fragments(skipped), _PROBED
+            for frames in read_frames(magic, stream, skipped):
+                for row in _udp_rows(frames.take(np.arange(min(left, len(frames)))), fragments, skipped):
+                    datagrams += 1
+                    if is_export(row[4]):
+                        return False
+                left -= len(frames)
+                if left <= 0:
+                    break
+        return datagrams + skipped["not_udp"] > 0
+
     def _rows(self, file: BufferedReader, path: Path, number: int) -> Iterator[_Row]:
         fragments = _Fragments(self.skipped)
         try:
-            stream = _decompressed(file)
+            stream = decompressed(file)
             magic = exactly(stream, 4)  # no export protocol is shorter, but a capture just begun is
-            if magic in PCAP or magic == PCAPNG:
+            if is_capture(magic):
                 for frames in read_frames(magic, stream, self.skipped):
                     yield from _udp_rows(frames, fragments, self.skipped)
             else:
@@ -125,10 +160,10 @@ class Capture:
                 yield (*_PAYLOAD_SENDER, _PAYLOAD_EPOCH_NS + number * 10**9, payload)
         except EOFError:
             self.skipped["truncated_file"] += 1
-        except _BAD_FILE:
+        except BAD_FILE:
             self.skipped["bad_file"] += 1
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         fragments.give_up(0, 0)
 
 
@@ -155,38 +190,17 @@ def _is_payload(path: Path) -> bool:
         if path.is_fifo():
             return False
         with path.open("rb") as file:
-            start = _decompressed(file).read(_MAX_DATAGRAM + 1)
-    except (EOFError, *_BAD_FILE):
+            start = decompressed(file).read(_MAX_DATAGRAM + 1)
+    except (EOFError, *BAD_FILE):
         return False  # counted when it is read
     except OSError as error:
-        raise _unreadable(path, error) from error
-    if len(start) < 4 or start[:4] in PCAP or start[:4] == PCAPNG:
+        raise unreadable(path, error) from error
+    if len(start) < 4 or is_capture(start[:4]):
         return False
     if len(start) > _MAX_DATAGRAM:
         problem = "is neither pcap nor pcapng and too long for one datagram; convert it, e.g. with `editcap -F pcapng`"
         raise ConfigError(str(path), problem)
     return True
-
-
-def _open(path: Path) -> BufferedReader:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(str(path), f"cannot be read: {error.strerror}; name a readable pcap, pcapng or payload file")
-
-
-def _decompressed(file: BufferedReader) -> Stream:
-    # By content, not by name: no export protocol begins like this.
-    start = file.peek(4)
-    if start.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=file)
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
-        return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-    return file
 
 
 def _udp_rows(frames: Frames, fragments: _Fragments, skipped: Counter[str]) -> Iterator[_Row]:
