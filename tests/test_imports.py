@@ -18,7 +18,7 @@ COMPOSITION = {
 # Third-party clients and the files that use them; nothing else may.
 CLIENTS = {
     "aiohttp": {"enrich/kube_client.py", "export/post.py", "web/answers.py", "web/policies.py", "web/server.py"},
-    "aiokafka": {"export/brokers.py", "export/producer.py"},
+    "aiokafka": {"brokers.py", "export/producer.py"},
     "cramjam": {"export/push.py"},
     "google": {"export/prometheus_protobuf.py"},
     "lark": {"filters.py"},
