@@ -26,6 +26,7 @@ OF_NO_MODULE = {
     "tests/test_config_values.py": "the rest of test_config.py",
     "tests/test_deploy.py": "deploy/",
     "tests/test_docs.py": "docs/",
+    "tests/export/test_tls.py": "flowagent/tls.py, with a sink that connects",
     "tests/test_estimates_coverage.py": "the rest of test_estimates.py, over sampled captures",
     "tests/test_element_table.py": "the table and tools/elements.py",
     "tests/test_house.py": "the house",
@@ -47,6 +48,7 @@ TESTED_ELSEWHERE = {
     "flowagent/export/parquet.py": "export/test_export_parquet.py",
     "flowagent/sampling/peers.py": "sampling/test_sampling_peers.py",
     "flowagent/sections.py": "test_config.py",
+    "flowagent/tls.py": "export/test_tls.py",
     "flowagent/ingest/snapshot.py": "ingest/test_udp.py",
     "flowagent/ingest/report.py": "ingest/test_udp.py",
 }

@@ -29,7 +29,7 @@ CLIENTS = {
         "web/query.py",
         "web/server.py",
     },
-    "aiokafka": {"export/brokers.py", "export/producer.py"},
+    "aiokafka": {"brokers.py", "export/producer.py"},
     "cramjam": {"export/push.py"},
     "google": {"export/prometheus_protobuf.py"},
     "lark": {"filters.py"},

@@ -24,10 +24,10 @@ from flowagent.export.ipfix_message import (
 )
 from flowagent.export.ipfix_template import Templates
 from flowagent.export.origins import WEIGHT, weighted
-from flowagent.export.tls import ClientTls
 from flowagent.metrics import Family
 from flowagent.schema import COLUMNS
 from flowagent.sections import parse_duration, parse_listen
+from flowagent.tls import ClientTls
 
 _SUMS = tuple(name for name, column in COLUMNS.items() if column.merge == "sum")
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from flowagent import __version__
 from flowagent.batch import Array, Batch
+from flowagent.brokers import Brokers, Sasl
 from flowagent.component import Context
+from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError, Rejected
 from flowagent.export import schemas
-from flowagent.export.brokers import Brokered, Brokers
 from flowagent.export.keys import address_keys, column_keys, partitions_of
 from flowagent.export.producer import (
     NO_TOPIC,
@@ -34,6 +35,7 @@ from flowagent.export.topics import Topics
 from flowagent.metrics import Family
 from flowagent.schema import COLUMNS
 from flowagent.sections import did_you_mean, parse_duration, parse_size
+from flowagent.tls import ClientTls
 
 NDJSON = "application/x-ndjson"
 _ADDRESSES = ("src_addr", "dst_addr")
@@ -42,8 +44,17 @@ _BLOCK = 1000
 """Rows without a key that go to one partition together, where there are as many."""
 
 
-class Config(Brokered, frozen=True, kw_only=True):
+class Config(Delivery, frozen=True, kw_only=True):
     """Produce rows to Kafka."""
+
+    brokers: tuple[str, ...] = ("localhost:9092",)
+    """Some of the cluster's brokers, `host:port`; they tell the others."""
+    client_id: str = "flowagent"
+    """What brokers call this client in their logs, metrics and quotas."""
+    tls: ClientTls | None = None
+    """`{ca: FILE, cert: FILE, key: FILE, verify: true}`; `{}` for TLS with the system's CAs; default: no TLS."""
+    sasl: Sasl | None = None
+    """`{mechanism: SCRAM-SHA-512, username: NAME, password_file: FILE}`; see docs/sinks/kafka.md."""
 
     topic: str = "flows"
     """Where to; may hold columns, such as `flows-{proto}`."""

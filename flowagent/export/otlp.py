@@ -22,8 +22,8 @@ from flowagent.errors import ConfigError, Rejected, Retry
 from flowagent.export import otlp_logs, otlp_metrics
 from flowagent.export.parts import Parts
 from flowagent.export.post import REFUSED, Judge, Poster, Posting
-from flowagent.export.secret import secret
 from flowagent.metrics import Family
+from flowagent.secret import secret
 from flowagent.sections import parse_duration, parse_size
 
 PATH = "/v1/logs"

@@ -23,8 +23,8 @@ from flowagent.clock import SECOND
 from flowagent.component import Context, Settings
 from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError, Rejected, Retry
-from flowagent.export.secret import secret
-from flowagent.export.tls import ClientTls
+from flowagent.secret import secret
+from flowagent.tls import ClientTls
 
 TOO_LARGE, TOO_LONG, TOO_OLD, REFUSED = "too_large", "too_long", "too_old", "refused"
 """Reasons of a `Refusal`: too much at once, a row that is too long, rows that are too old, anything else."""

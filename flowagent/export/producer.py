@@ -20,10 +20,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from aiokafka import AIOKafkaProducer, errors  # type: ignore[import-untyped]
 
+from flowagent.brokers import Broker, Brokers, describe
 from flowagent.clock import SECOND
 from flowagent.component import Context
 from flowagent.errors import Rejected, Retry
-from flowagent.export.brokers import Broker, Brokers, describe
 
 TOO_LARGE, NO_TOPIC, NOT_AUTHORIZED, REFUSED = "too_large", "invalid_topic", "not_authorized", "refused"
 """Why rows are refused for good."""

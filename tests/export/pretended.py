@@ -4,8 +4,8 @@ import asyncio
 from collections import defaultdict
 from types import SimpleNamespace
 
+from flowagent.brokers import Brokers
 from flowagent.export import producer
-from flowagent.export.brokers import Brokers
 
 
 class Message:

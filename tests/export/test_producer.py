@@ -8,10 +8,11 @@ import pytest
 from aiokafka import errors
 from pretended import Cluster, install
 
+from flowagent.brokers import Brokers
 from flowagent.clock import ManualClock
 from flowagent.component import Context
 from flowagent.errors import Rejected, Retry
-from flowagent.export.brokers import Brokered, Brokers
+from flowagent.export.kafka import Config
 from flowagent.export.producer import Form, Producer, Result, Run
 
 LATE = Cluster.LATE
@@ -25,7 +26,7 @@ def cluster(monkeypatch):
 
 def made(rows=1, max_bytes=100_000, timeout=0.4, compression="none"):
     ctx = Context("out", ManualClock())
-    brokers = Brokers(msgspec.convert({}, Brokered), ctx)
+    brokers = Brokers(msgspec.convert({}, Config), ctx)
     form = Form(rows, b"".join, HEADERS)
     return Producer(brokers, form, ctx, timeout=timeout, max_bytes=max_bytes, compression=compression)
 

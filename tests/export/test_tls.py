@@ -9,7 +9,7 @@ from answering import Answering
 from flowagent.component import Context
 from flowagent.errors import ConfigError, Retry
 from flowagent.export.post import Poster, Posting
-from flowagent.export.tls import ClientTls
+from flowagent.tls import ClientTls
 
 pytestmark = pytest.mark.service("openssl")
 

@@ -9,13 +9,14 @@ import msgspec
 import pytest
 from aiokafka import errors
 
+from flowagent.brokers import Broker, Brokers, describe
 from flowagent.component import Context
 from flowagent.errors import ConfigError
-from flowagent.export.brokers import Broker, Brokered, Brokers, describe
+from flowagent.export.kafka import Config
 
 
 def made(**settings):
-    return Brokers(msgspec.convert(settings, Brokered), Context("out"))
+    return Brokers(msgspec.convert(settings, Config), Context("out"))
 
 
 @pytest.fixture

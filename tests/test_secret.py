@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowagent.export.secret import secret
+from flowagent.secret import secret
 
 
 @pytest.mark.parametrize("content", ["hunter2", "hunter2\n", "  hunter2 \n"])

@@ -7,7 +7,7 @@ import os
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from aiokafka.abc import AbstractTokenProvider  # type: ignore[import-untyped]
 from aiokafka.conn import create_conn  # type: ignore[import-untyped]
@@ -21,10 +21,9 @@ from aiokafka.errors import (  # type: ignore[import-untyped]
 )
 
 from flowagent.component import Context, Settings
-from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError
-from flowagent.export.secret import secret
-from flowagent.export.tls import ClientTls
+from flowagent.secret import secret
+from flowagent.tls import ClientTls
 
 PORT = 9092
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -60,17 +59,24 @@ class Sasl(Settings, frozen=True):
                     raise ConfigError(f"{path}.{name}", f"{error}; write the secret into it") from error
 
 
-class Brokered(Delivery, frozen=True, kw_only=True):
-    """Base of the Config of a sink that produces to Kafka."""
+class Reaching(Protocol):
+    """What the Config of a client of Kafka says: a source's as a sink's."""
 
-    brokers: tuple[str, ...] = ("localhost:9092",)
-    """Some of the cluster's brokers, `host:port`; they tell the others."""
-    client_id: str = "flowagent"
-    """What brokers call this client in their logs, metrics and quotas."""
-    tls: ClientTls | None = None
-    """`{ca: FILE, cert: FILE, key: FILE, verify: true}`; `{}` for TLS with the system's CAs; default: no TLS."""
-    sasl: Sasl | None = None
-    """`{mechanism: SCRAM-SHA-512, username: NAME, password_file: FILE}`; see docs/sinks/kafka.md."""
+    @property
+    def brokers(self) -> tuple[str, ...]:
+        """Some of the cluster's brokers, `host:port`; they tell the others."""
+
+    @property
+    def client_id(self) -> str:
+        """What brokers call this client in their logs, metrics and quotas."""
+
+    @property
+    def tls(self) -> ClientTls | None:
+        """None for no TLS."""
+
+    @property
+    def sasl(self) -> Sasl | None:
+        """None for no credentials."""
 
 
 class Broker(NamedTuple):
@@ -86,7 +92,7 @@ class Broker(NamedTuple):
 class Brokers:
     """The brokers that are configured, and how to connect to them; building it raises ConfigError."""
 
-    def __init__(self, settings: Brokered, ctx: Context) -> None:
+    def __init__(self, settings: Reaching, ctx: Context) -> None:
         self.all = tuple(_broker(text, f"{ctx.name}.brokers[{i}]") for i, text in enumerate(settings.brokers))
         if not self.all:
             raise ConfigError(f"{ctx.name}.brokers", "is empty; name one at least, such as localhost:9092")

@@ -1,4 +1,4 @@
-"""TLS of sinks that connect to a server: whom to trust, and who they are themselves."""
+"""TLS of whoever connects to a server: whom to trust, and who they are themselves."""
 
 from __future__ import annotations
 
