@@ -100,7 +100,8 @@ async function run(view, signal) {
     const extra = view.load ? await view.load(ctx) : {};
     if (!signal.aborted) show(view, answer, extra, signal);
   };
-  const query = view.query && parameters(state, view.query(state, ctx.columns, ctx.history));
+  const asked = view.query?.(state, ctx.columns, ctx.history);
+  const query = asked && parameters(state, asked);
   if (!query) {
     for (await once(null); isLive(state) && !signal.aborted; await once(null)) await pause(POLL_SECONDS, signal);
     return;
@@ -121,7 +122,7 @@ function show(view, answer, extra, signal) {
   heard = performance.now();
   const ctx = context(signal);
   if (answer) offered = { ...offered, history: answer.history };
-  const empty = answer && !view.optional && emptiness(answer, ctx, view, extra);
+  const empty = answer && !view.optional && emptiness(answer, ctx);
   const scroll = scrollY;
   pending.length = 0;
   replace(byId("body"), ...(empty ? [empty] : view.render(answer, ctx, extra)));
@@ -149,7 +150,7 @@ function summary({ total, unit, exact, unscaled, from, to, history }) {
   ].filter(Boolean);
 }
 
-function emptiness(answer, ctx, view) {
+function emptiness(answer, ctx) {
   if (answer.history.newest == null) {
     return h(
       "div", { class: "card message" }, h("h2", {}, "No flows yet"),
@@ -157,7 +158,7 @@ function emptiness(answer, ctx, view) {
       h("p", { class: "muted" }, `The first numbers come with the first finished window, every ${duration(answer.history.step || 10)}.`),
     );
   }
-  if (answer.total.value > 0 || view === overview) return null;
+  if (answer.total.value > 0 || answer.times) return null; // a series may begin with its next step
   const { filters } = state;
   const widen = state.from !== "-1h" && h("button", { type: "button", on: { click: () => ctx.go({ from: "-1h", to: "now" }) } }, "Look at the last hour");
   const clear = filters.length > 0 && h("button", { type: "button", on: { click: () => ctx.go({ filters: filters.slice(0, -1) }) } }, "Remove the last filter");

@@ -47,9 +47,9 @@ function tiles(answer, { rates }) {
     "dl", { class: "tiles" },
     tile(`${answer.measure.replace("_", " ")} in range`, amount(value, answer.unit), margin(value, error)),
     tile("mean rate in range", rate(value / (answer.to - answer.from), answer.unit)),
-    tile("bits, last minute", scaled(rates.bytes * 8, "bit/s"), "as exported"),
-    tile("packets, last minute", `${scaled(rates.packets)}/s`, "as exported"),
-    tile("records, last minute", `${scaled(rates.records)}/s`),
+    tile("bits, last minute", rates ? scaled(rates.bytes * 8, "bit/s") : "–", "as exported"),
+    tile("packets, last minute", rates ? `${scaled(rates.packets)}/s` : "–", "as exported"),
+    tile("records, last minute", rates ? `${scaled(rates.records)}/s` : "–"),
   );
 }
 
@@ -81,7 +81,7 @@ export const badge = (kind, text) => h("span", { class: `badge ${kind}` }, text)
 function health({ ready, sinks, uptime, version, history }) {
   const problems = ready.map((problem) => h("li", {}, badge("bad", "not ready"), problem));
   const outputs = sinks.map(({ name, records, errors, failing }) => h(
-    "li", {}, failing ? badge("bad", "failing") : badge("good", "works"), h("strong", {}, name),
+    "li", {}, failing == null ? badge("other", "idle") : failing ? badge("bad", "failing") : badge("good", "works"), h("strong", {}, name),
     h("span", { class: "muted" }, `${whole(records)} records${errors ? `, ${whole(errors)} errors` : ""}`),
   ));
   const age = history.newest != null && history.oldest != null ? duration(history.newest - history.oldest) : "nothing yet";
