@@ -13,7 +13,7 @@ import { badge, view as overview } from "./overview.js";
 import { view as policies } from "./policies.js";
 import { view as sankey } from "./sankey.js";
 import { view as series } from "./series.js";
-import { excluding, format, including, isLive, parameters, parse } from "./state.js";
+import { excluding, format, including, isLive, parameters, parse, withinHistory } from "./state.js";
 
 const VIEWS = { overview, sankey, chord, series, flows, exporters, loss, policies };
 const MAIN = byId("main");
@@ -41,7 +41,7 @@ function context(signal) {
     go: (patch) => (location.hash = format(change(patch))),
     choose: (filters, exclude) => (location.hash = format(change({ filters: (exclude ? excluding : including)(state.filters, filters) }))),
     get: (path, query) => get(path, query, signal),
-    ask: (query) => get("/api/v1/query", parameters(state, query), signal),
+    ask: async (query) => withinHistory(await get("/api/v1/query", parameters(state, query), signal)),
     after: (draw) => pending.push(draw), // once what was rendered is in the page
   };
 }
@@ -98,7 +98,7 @@ async function run(view, signal) {
   const ctx = context(signal);
   const once = async (answer) => {
     const extra = view.load ? await view.load(ctx) : {};
-    if (!signal.aborted) show(view, answer, extra, signal);
+    if (!signal.aborted) show(view, answer && withinHistory(answer), extra, signal);
   };
   const asked = view.query?.(state, ctx.columns, ctx.history);
   const query = asked && parameters(state, asked);
@@ -140,11 +140,12 @@ function redraw() {
 }
 
 /** How much it is in all, and how far it may be trusted. */
-function summary({ total, unit, exact, unscaled, from, to, history }) {
+function summary({ total, unit, exact, unscaled, prescaled, seconds, history }) {
   return [
     h("strong", {}, bounded(total.value, total.error, unit)),
-    h("span", { class: "muted" }, `in ${duration(to - from)}, ${rate(total.value / (to - from), unit)}`),
-    exact || !(total.error > 0) ? badge("good", "exact") : badge("plain", `sampled ${margin(total.value, total.error)}`),
+    h("span", { class: "muted" }, `in ${duration(seconds)}, ${rate(total.value / seconds, unit)}`),
+    exact ? badge("good", "exact") : total.error > 0 && badge("plain", `sampled ${margin(total.value, total.error)}`),
+    prescaled && badge("other", "bounds leave out what exporters sampled and scaled themselves"),
     unscaled && badge("warn", "partly unscaled: a sampling rate is unknown"),
     history.newest != null && h("span", { class: "muted" }, `up to ${clock(history.newest)}`),
   ].filter(Boolean);

@@ -29,7 +29,7 @@ export const view = {
 
   render(answer, ctx, { status, exporters, talkers }) {
     const lines = linesOf(answer);
-    const room = h("div", { class: "plot", role: "img", "aria-label": `Rate over time, on average ${rate(answer.total.value / (answer.to - answer.from), answer.unit)}` });
+    const room = h("div", { class: "plot", role: "img", "aria-label": `Rate over time, on average ${rate(answer.total.value / answer.seconds, answer.unit)}` });
     ctx.after(() => plot(room, answer, lines, { height: 230, brush: (from, to) => ctx.go({ from: from.toFixed(1), to: to.toFixed(1) }) }));
     return [
       tiles(answer, status),
@@ -45,8 +45,8 @@ function tiles(answer, { rates }) {
   const { value, error } = answer.total;
   return h(
     "dl", { class: "tiles" },
-    tile(`${answer.measure.replace("_", " ")} in range`, amount(value, answer.unit), margin(value, error)),
-    tile("mean rate in range", rate(value / (answer.to - answer.from), answer.unit)),
+    tile(`${answer.measure.replace("_", " ")} in range`, amount(value, answer.unit), margin(value, error, answer.certain)),
+    tile("mean rate in range", rate(value / answer.seconds, answer.unit)),
     tile("bits, last minute", rates ? scaled(rates.bytes * 8, "bit/s") : "–", "as exported"),
     tile("packets, last minute", rates ? `${scaled(rates.packets)}/s` : "–", "as exported"),
     tile("records, last minute", rates ? `${scaled(rates.records)}/s` : "–"),

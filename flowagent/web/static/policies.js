@@ -57,8 +57,8 @@ function card(policy, result) {
 }
 
 function ranked(name, { of, by, error, rows }, unit) {
-  const columns = of.map((each, index) => ({ key: each, label: column(each), plain: (row) => row[index] }));
-  columns.push({ key: by, label: by, number: true, text: (row) => amount(row.at(-1), unit[by]), plain: (row) => row.at(-1) });
+  const columns = of.map((each) => ({ key: each, label: column(each), text: (row) => (row[each] == null ? null : String(row[each])), plain: (row) => row[each] }));
+  columns.push({ key: by, label: by, number: true, text: (row) => amount(row[by], unit[by]), plain: (row) => row[by] });
   const note = error > 0 ? ` (each at most ${amount(error, unit[by])} more)` : "";
   return table({ caption: `Top ${of.map(column).join(", ")} by ${by}${note}`, columns, rows, file: `${name}-${of.join("-")}` });
 }
