@@ -48,7 +48,7 @@ def exporters(now_ns):
 def result(name, now_ns):
     """The last window of a policy."""
     ranking = {"of": ["src_addr"], "by": "bytes", "error": 1200.0}
-    ranking["rows"] = [[f"10.244.0.{i}", 9e6 / i] for i in range(1, 9)]
+    ranking["rows"] = [{"src_addr": f"10.244.0.{i}", "bytes": 9e6 / i} for i in range(1, 9)]
     distinct = {"of": ["src_addr"], "estimate": 412.0, "relative_error": 0.016, "is_lower_bound": False}
     group = {
         "group": {},

@@ -14,7 +14,7 @@ PAIR = {"dimensions": "src_k8s_namespace,dst_k8s_namespace", "fold": "dimension"
 
 
 def crumbs(browser):
-    return [text for text in browser.texts(".crumb button:first-child")]
+    return browser.texts(".crumb button:first-child")
 
 
 @pytest.mark.parametrize("theme", THEMES)
@@ -66,7 +66,8 @@ def overlaps(browser, selector):
     """Pairs of texts that lie on one another."""
     return browser.run(
         """
-        const boxes = [...document.querySelectorAll(arguments[0])].map((e) => [e.textContent, e.getBoundingClientRect()]);
+        const place = (e) => [e.textContent, e.getBoundingClientRect()];
+        const boxes = [...document.querySelectorAll(arguments[0])].map(place);
         return boxes.flatMap(([a, p], i) => boxes.slice(i + 1)
           .filter(([, q]) => p.left < q.right && q.left < p.right && p.top + 3 < q.bottom && q.top + 3 < p.bottom)
           .map(([b]) => [a, b]));

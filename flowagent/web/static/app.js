@@ -13,7 +13,7 @@ import { badge, view as overview } from "./overview.js";
 import { view as policies } from "./policies.js";
 import { view as sankey } from "./sankey.js";
 import { view as series } from "./series.js";
-import { excluding, format, including, isLive, parameters, parse } from "./state.js";
+import { excluding, format, including, isLive, parameters, parse, withinHistory } from "./state.js";
 
 const VIEWS = { overview, sankey, chord, series, flows, exporters, loss, policies };
 const MAIN = byId("main");
@@ -41,7 +41,7 @@ function context(signal) {
     go: (patch) => (location.hash = format(change(patch))),
     choose: (filters, exclude) => (location.hash = format(change({ filters: (exclude ? excluding : including)(state.filters, filters) }))),
     get: (path, query) => get(path, query, signal),
-    ask: (query) => get("/api/v1/query", parameters(state, query), signal),
+    ask: async (query) => withinHistory(await get("/api/v1/query", parameters(state, query), signal)),
     after: (draw) => pending.push(draw), // once what was rendered is in the page
   };
 }
@@ -98,9 +98,10 @@ async function run(view, signal) {
   const ctx = context(signal);
   const once = async (answer) => {
     const extra = view.load ? await view.load(ctx) : {};
-    if (!signal.aborted) show(view, answer, extra, signal);
+    if (!signal.aborted) show(view, answer && withinHistory(answer), extra, signal);
   };
-  const query = view.query && parameters(state, view.query(state, ctx.columns, ctx.history));
+  const asked = view.query?.(state, ctx.columns, ctx.history);
+  const query = asked && parameters(state, asked);
   if (!query) {
     for (await once(null); isLive(state) && !signal.aborted; await once(null)) await pause(POLL_SECONDS, signal);
     return;
@@ -121,7 +122,7 @@ function show(view, answer, extra, signal) {
   heard = performance.now();
   const ctx = context(signal);
   if (answer) offered = { ...offered, history: answer.history };
-  const empty = answer && !view.optional && emptiness(answer, ctx, view, extra);
+  const empty = answer && !view.optional && emptiness(answer, ctx);
   const scroll = scrollY;
   pending.length = 0;
   replace(byId("body"), ...(empty ? [empty] : view.render(answer, ctx, extra)));
@@ -139,17 +140,18 @@ function redraw() {
 }
 
 /** How much it is in all, and how far it may be trusted. */
-function summary({ total, unit, exact, unscaled, from, to, history }) {
+function summary({ total, unit, exact, unscaled, prescaled, seconds, history }) {
   return [
     h("strong", {}, bounded(total.value, total.error, unit)),
-    h("span", { class: "muted" }, `in ${duration(to - from)}, ${rate(total.value / (to - from), unit)}`),
-    exact || !(total.error > 0) ? badge("good", "exact") : badge("plain", `sampled ${margin(total.value, total.error)}`),
+    h("span", { class: "muted" }, `in ${duration(seconds)}, ${rate(total.value / seconds, unit)}`),
+    exact ? badge("good", "exact") : total.error > 0 && badge("plain", `sampled ${margin(total.value, total.error)}`),
+    prescaled && badge("other", "bounds leave out what exporters sampled and scaled themselves"),
     unscaled && badge("warn", "partly unscaled: a sampling rate is unknown"),
     history.newest != null && h("span", { class: "muted" }, `up to ${clock(history.newest)}`),
   ].filter(Boolean);
 }
 
-function emptiness(answer, ctx, view) {
+function emptiness(answer, ctx) {
   if (answer.history.newest == null) {
     return h(
       "div", { class: "card message" }, h("h2", {}, "No flows yet"),
@@ -157,7 +159,7 @@ function emptiness(answer, ctx, view) {
       h("p", { class: "muted" }, `The first numbers come with the first finished window, every ${duration(answer.history.step || 10)}.`),
     );
   }
-  if (answer.total.value > 0 || view === overview) return null;
+  if (answer.total.value > 0 || answer.times) return null; // a series may begin with its next step
   const { filters } = state;
   const widen = state.from !== "-1h" && h("button", { type: "button", on: { click: () => ctx.go({ from: "-1h", to: "now" }) } }, "Look at the last hour");
   const clear = filters.length > 0 && h("button", { type: "button", on: { click: () => ctx.go({ filters: filters.slice(0, -1) }) } }, "Remove the last filter");

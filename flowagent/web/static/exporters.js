@@ -8,7 +8,10 @@ import { chip, rowsTable, table } from "./table.js";
 export const view = {
   title: "Exporters",
   // What the rows themselves say of each exporter's rate; the API of exporters knows only what was announced.
-  query: () => ({ dimensions: "exporter,sampling_source,sampling_rate", fold: "row", top: "100" }),
+  query(state, columns) {
+    const offered = ["exporter", "sampling_source", "sampling_rate"].filter((name) => columns.some(({ column }) => column === name));
+    return offered.length ? { dimensions: offered.join(","), fold: "row", top: "100" } : null;
+  },
   optional: true,
 
   async load(ctx) {
@@ -42,8 +45,11 @@ function known(exporters, answer, ctx) {
 /** How the rate of each exporter's rows was known, largest first. */
 function sourcesOf(answer) {
   const sources = new Map();
-  const [exporter, source] = [0, 1].map((index) => (row) => answer.dimensions[index].values[row.at[index]]);
-  for (const row of answer?.rows ?? []) {
+  const [exporter, source] = ["exporter", "sampling_source"].map((name) => {
+    const index = answer?.dimensions.findIndex((dimension) => dimension.column === name) ?? -1;
+    return index < 0 ? null : (row) => answer.dimensions[index].values[row.at[index]];
+  });
+  for (const row of (exporter && source && answer.rows) || []) {
     if (exporter(row).other) continue;
     const list = sources.get(exporter(row).label) ?? [];
     if (!list.includes(source(row).label)) list.push(source(row).label);

@@ -43,9 +43,9 @@ export function bounded(value, error, unit) {
   return `${(value / scale).toFixed(decimals)} ± ${(error / scale).toFixed(decimals)} ${name}`;
 }
 
-/** How far off a number may be: "exact" or "± 4.5 %". */
-export function margin(value, error) {
-  if (!(error > 0)) return "exact";
+/** How far off a number may be: "± 4.5 %", and where it has no bound what that means. */
+export function margin(value, error, certain = "exact") {
+  if (!(error > 0)) return certain;
   return value > 0 ? `± ${percent(error / value)}` : "±";
 }
 

@@ -79,7 +79,7 @@ function talkers(answer, ctx) {
     { key: "src_addr", label: "source address", text: (row) => chip(value(row), ctx.choose), plain: (row) => (value(row).unknown ? null : value(row).label) },
     { key: answer.measure, label: answer.measure.replace("_", " "), number: true, text: (row) => amount(row.value, answer.unit), plain: (row) => row.value },
     { key: "interval", label: "95 % interval", number: true, text: (row) => bounded(row.value, row.error, answer.unit), plain: (row) => row.error },
-    { key: "margin", label: "bound", number: true, text: (row) => margin(row.value, row.error), plain: (row) => (row.value ? row.error / row.value : null) },
+    { key: "margin", label: "bound", number: true, text: (row) => margin(row.value, row.error, answer.certain), plain: (row) => (row.value ? row.error / row.value : null) },
   ];
   return table({ caption: "How far off each top talker may be", columns, rows: answer.rows, sort: ctx.state.sort, resort: (sort) => ctx.go({ sort }), file: "bounds", wide: true });
 }

@@ -29,7 +29,7 @@ export const view = {
 
   render(answer, ctx, { status, exporters, talkers }) {
     const lines = linesOf(answer);
-    const room = h("div", { class: "plot", role: "img", "aria-label": `Rate over time, on average ${rate(answer.total.value / (answer.to - answer.from), answer.unit)}` });
+    const room = h("div", { class: "plot", role: "img", "aria-label": `Rate over time, on average ${rate(answer.total.value / answer.seconds, answer.unit)}` });
     ctx.after(() => plot(room, answer, lines, { height: 230, brush: (from, to) => ctx.go({ from: from.toFixed(1), to: to.toFixed(1) }) }));
     return [
       tiles(answer, status),
@@ -45,11 +45,11 @@ function tiles(answer, { rates }) {
   const { value, error } = answer.total;
   return h(
     "dl", { class: "tiles" },
-    tile(`${answer.measure.replace("_", " ")} in range`, amount(value, answer.unit), margin(value, error)),
-    tile("mean rate in range", rate(value / (answer.to - answer.from), answer.unit)),
-    tile("bits, last minute", scaled(rates.bytes * 8, "bit/s"), "as exported"),
-    tile("packets, last minute", `${scaled(rates.packets)}/s`, "as exported"),
-    tile("records, last minute", `${scaled(rates.records)}/s`),
+    tile(`${answer.measure.replace("_", " ")} in range`, amount(value, answer.unit), margin(value, error, answer.certain)),
+    tile("mean rate in range", rate(value / answer.seconds, answer.unit)),
+    tile("bits, last minute", rates ? scaled(rates.bytes * 8, "bit/s") : "–", "as exported"),
+    tile("packets, last minute", rates ? `${scaled(rates.packets)}/s` : "–", "as exported"),
+    tile("records, last minute", rates ? `${scaled(rates.records)}/s` : "–"),
   );
 }
 
@@ -81,7 +81,7 @@ export const badge = (kind, text) => h("span", { class: `badge ${kind}` }, text)
 function health({ ready, sinks, uptime, version, history }) {
   const problems = ready.map((problem) => h("li", {}, badge("bad", "not ready"), problem));
   const outputs = sinks.map(({ name, records, errors, failing }) => h(
-    "li", {}, failing ? badge("bad", "failing") : badge("good", "works"), h("strong", {}, name),
+    "li", {}, failing == null ? badge("other", "idle") : failing ? badge("bad", "failing") : badge("good", "works"), h("strong", {}, name),
     h("span", { class: "muted" }, `${whole(records)} records${errors ? `, ${whole(errors)} errors` : ""}`),
   ));
   const age = history.newest != null && history.oldest != null ? duration(history.newest - history.oldest) : "nothing yet";

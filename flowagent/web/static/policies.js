@@ -13,11 +13,9 @@ export const view = {
 
   async load(ctx) {
     const policies = await ctx.get("/api/v1/policies");
-    const last = (name) => ctx.get(`/api/v1/policies/${encodeURIComponent(name)}/last`).catch((error) => {
-      if (error.status === 404) return null; // no window is finished yet
-      throw error;
-    });
-    const results = await Promise.all(policies.slice(0, RESULTS).map(({ name }) => last(name)));
+    const shown = policies.slice(0, RESULTS); // the last finished window, or the one under way where there is none
+    const path = ({ name, windows }) => `/api/v1/policies/${encodeURIComponent(name)}/${windows ? "last" : "live"}`;
+    const results = await Promise.all(shown.map((policy) => ctx.get(path(policy))));
     return { policies, results };
   },
 
@@ -48,19 +46,19 @@ function card(policy, result) {
       h("div", { class: "grid" }, group.top.map((ranking) => ranked(policy.name, ranking, unit))),
     );
   });
-  const when = result && `${clock(result.start_ns / 1e9)} to ${clock(result.end_ns / 1e9)}, ${whole(result.records_seen)} records`;
+  const when = result && `${clock(result.start_ns / 1e9)} to ${clock(result.end_ns / 1e9)}${result.is_live ? ", under way" : ""}: ${whole(result.records_seen)} records`;
   const sampled = result && result.lowest_inclusion_prob < 1;
   return h(
     "section", { class: "card" },
     h("div", { class: "cardhead" }, h("h2", {}, policy.name), sampled ? badge("warn", `overload: at least ${percent(result.lowest_inclusion_prob)} kept`) : result && badge("good", "every record")),
     h("p", { class: "muted" }, policy.filter ? h("code", {}, policy.filter) : "all records", ` · every ${policy.every} · ${amount(policy.memory_used, "bytes")} of memory`),
-    h("p", { class: "muted small" }, when || "No window is finished yet."), groups,
+    h("p", { class: "muted small" }, when || "Only the first policies are shown with their numbers."), groups,
   );
 }
 
 function ranked(name, { of, by, error, rows }, unit) {
-  const columns = of.map((each, index) => ({ key: each, label: column(each), plain: (row) => row[index] }));
-  columns.push({ key: by, label: by, number: true, text: (row) => amount(row.at(-1), unit[by]), plain: (row) => row.at(-1) });
+  const columns = of.map((each) => ({ key: each, label: column(each), text: (row) => (row[each] == null ? null : String(row[each])), plain: (row) => row[each] }));
+  columns.push({ key: by, label: by, number: true, text: (row) => amount(row[by], unit[by]), plain: (row) => row[by] });
   const note = error > 0 ? ` (each at most ${amount(error, unit[by])} more)` : "";
   return table({ caption: `Top ${of.map(column).join(", ")} by ${by}${note}`, columns, rows, file: `${name}-${of.join("-")}` });
 }

@@ -67,3 +67,16 @@ export function parameters(state, more) {
   const { text } = combined(state.filters);
   return { from: state.from, to: state.to, measure: state.measure, ...(text && { filter: text }), ...more };
 }
+
+/**
+ * An answer with `seconds`, the part of its range that the history knows: steps before that are unknown, not nothing.
+ * `certain` says how good a number without a bound is.
+ */
+export function withinHistory(answer) {
+  const { oldest } = answer.history;
+  const seconds = Math.max(answer.to - Math.max(answer.from, oldest ?? answer.from), answer.step ?? answer.history.step ?? 1);
+  const known = answer.times?.map((time) => oldest != null && time + answer.step > oldest);
+  const cut = (sum) => (known ? { ...sum, series: sum.series.map((value, index) => (known[index] ? value : null)) } : sum);
+  const certain = answer.unscaled || answer.prescaled ? "not known" : "exact";
+  return { ...answer, seconds, certain, total: cut(answer.total), rows: answer.rows.map(cut) };
+}

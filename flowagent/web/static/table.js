@@ -95,9 +95,8 @@ export function chip(value, choose) {
 
 /** The rows of an answer: a column for each dimension, the amount, its bound and its share. */
 export function rowsTable(answer, ctx, caption = "The same numbers as a table") {
-  const { unit, total } = answer;
+  const { unit, total, seconds } = answer;
   const at = (row, index) => answer.dimensions[index].values[row.at[index]];
-  const seconds = answer.to - answer.from;
   const columns = answer.dimensions.map((dimension, index) => ({
     key: dimension.column, label: column(dimension.column),
     text: (row) => chip(at(row, index), ctx.choose),
@@ -105,7 +104,7 @@ export function rowsTable(answer, ctx, caption = "The same numbers as a table") 
   }));
   columns.push(
     { key: answer.measure, label: answer.measure.replace("_", " "), number: true, text: (row) => amount(row.value, unit), plain: (row) => row.value },
-    { key: "error", label: "95 % bound", number: true, text: (row) => margin(row.value, row.error), plain: (row) => row.error },
+    { key: "error", label: "95 % bound", number: true, text: (row) => margin(row.value, row.error, answer.certain), plain: (row) => row.error },
     { key: "rate", label: "mean rate", number: true, text: (row) => rate(row.value / seconds, unit), plain: (row) => row.value / seconds },
     { key: "share", label: "share", number: true, text: (row) => share(row.value / total.value), plain: (row) => (total.value ? row.value / total.value : null) },
   );
