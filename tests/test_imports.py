@@ -14,6 +14,7 @@ KINDS = {"ingest", "sampling", "aggregate", "enrich", "export"}
 # These put the parts together, so they may know all of them.
 COMPOSITION = {
     "pipeline.py", "stages.py", "agent.py", "cli.py", "replay.py", "estimates.py", "demo.py",
+    "recorded.py", "render.py", "show_cli.py",
     "__init__.py", "__main__.py",
 }  # fmt: skip
 # Third-party clients and the files that use them; nothing else may.
@@ -28,6 +29,7 @@ CLIENTS = {
         "web/query.py",
         "web/server.py",
     },
+    "cairosvg": {"pictures/page.py"},
     "aiokafka": {"export/brokers.py", "export/producer.py"},
     "cramjam": {"export/push.py"},
     "google": {"export/prometheus_protobuf.py"},
@@ -40,7 +42,7 @@ CLIENTS = {
     "rich": {"cli.py", "estimates.py", "top.py", "top_view.py"},
 }
 # Clients that only an extra installs.
-EXTRAS = {"pyarrow": "parquet"}
+EXTRAS = {"cairosvg": "png", "pyarrow": "parquet"}
 EVERYWHERE = {"numpy", "msgspec"}
 every_module = pytest.mark.parametrize("path", MODULES, ids=str)
 
@@ -104,9 +106,9 @@ def test_the_web_gets_its_store_as_an_argument(path):
 
 
 @every_module
-def test_the_generator_stands_alone(path):
-    if package(path) == "generate":
-        assert own(path) <= {"", "generate"}
+def test_the_generator_and_the_pictures_stand_alone(path):
+    if package(path) in ("generate", "pictures"):
+        assert own(path) <= {"", package(path)}
 
 
 @every_module
@@ -116,6 +118,7 @@ def test_nothing_imports_the_composition(path):
         "pipeline.py": {"agent", "cli", "replay", "estimates"},
         "replay.py": {"agent", "cli", "estimates", "pipeline"},
         "estimates.py": {"agent", "cli", "replay", "pipeline"},
+        "recorded.py": {"agent", "cli", "estimates", "pipeline"},
         "agent.py": {"cli", "replay", "estimates"},
         "cli.py": {"__main__"},
         "__main__.py": set(),
