@@ -21,7 +21,7 @@ from flowagent import __version__, log
 from flowagent.errors import ConfigError
 from flowagent.generate.settings import Protocol
 from flowagent.ovs_cli import app as ovs_app
-from flowagent.show_cli import top
+from flowagent.show_cli import render, top
 
 if TYPE_CHECKING:
     from flowagent.agent import Agent
@@ -267,6 +267,7 @@ def generate(
 
 
 app.command()(top)
+app.command()(render)
 
 
 @config_app.command("check")

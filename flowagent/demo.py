@@ -30,6 +30,7 @@ from flowagent.generate import cluster
 from flowagent.generate.cluster import Edge, Member, Node, Plan
 from flowagent.generate.messages import Messages
 from flowagent.generate.scenario import Scenario
+from flowagent.sections import History, Window
 
 STEP = 0.5
 """Seconds between exports."""
@@ -68,8 +69,12 @@ class Demo:
             labels = {name: list(group.networks) for name, group in self.plan.outside.items()}
             wanted.append({"type": "subnets", "labels": labels, "private": "cluster"})
         taken = {k.type for k in config.enrich}
+        window = config.window
+        if window == Window():  # a shorter one, so that what happens is soon seen, and what was dropped
+            window = Window(every="5s", measures=(*window.measures, "dropped_bytes", "dropped_packets"))
+        history = History(step="5s") if config.history == History() else config.history
         added = [kind("enrich", entry, "demo") for entry in wanted if entry["type"] not in taken]
-        return config._replace(enrich=(*config.enrich, *added))
+        return config._replace(enrich=(*config.enrich, *added), window=window, history=history)
 
     async def run(self, ports: Sequence[int], stop: asyncio.Event, tell: Callable[[str], object]) -> None:
         """Play until `stop` is set; `tell` is told what happens when it does."""

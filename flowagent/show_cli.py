@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -61,3 +61,58 @@ def top(
     except Unanswered as error:
         raise ConfigError("" if not error.path else f"--{error.path}", str(error)) from error
     sys.stdout.flush()
+
+
+def _tell(what: str) -> None:
+    sys.stderr.write(f"{what}\n")
+
+
+def render(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="sankey, chord or timeline.")],
+    *,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="FILE|URL", help="An agent, or captures, or exported rows; may be repeated."),
+    ] = None,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help=".svg, .png or .html; - is SVG.")] = "-",
+    dimensions: Annotated[str, typer.Option(metavar="COLUMNS", help="Up to four columns; a chord has two.")] = "",
+    measure: MeasureOption = "bytes",
+    filter_: FilterOption = "",
+    rows: Annotated[int, typer.Option("--top", min=1, max=100, help="Values to show, the largest.")] = 12,
+    since: Annotated[str, typer.Option(help="Unix time, or as -15m before the end.")] = "",
+    until: Annotated[str, typer.Option(help="Unix time, or as -5m before the end.")] = "",
+    step: Annotated[str, typer.Option(help="Of a timeline, such as 10s.")] = "",
+    theme: Annotated[Literal["light", "dark"], typer.Option(help="light or dark.")] = "light",
+    title: Annotated[str, typer.Option(help="Instead of the one that says what is shown.")] = "",
+    width: Annotated[int, typer.Option(min=400, max=4000, help="Of the picture.")] = 0,
+    config: Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE", help="For captures.")] = None,
+    token_file: TokenOption = None,
+    ca: CaOption = None,
+) -> None:
+    """Draw a picture for a report: a Sankey or chord diagram or a timeline, with its errors."""
+    from flowagent import render as job
+    from flowagent.client import Access
+    from flowagent.config import load
+    from flowagent.pictures.frame import Style
+    from flowagent.pictures.theme import THEMES
+
+    chosen = next((one for one in job.KINDS if one == kind), None)
+    if chosen is None:
+        raise ConfigError("KIND", f"{kind!r} is none; one of: {', '.join(job.KINDS)}")
+    ask = job.Ask(chosen, dimensions, measure, filter_, rows, since, until, step)
+    named = sources or [DEFAULT_URL]
+    urls = [one for one in named if "://" in one]
+    if urls and len(named) > 1:
+        raise ConfigError("--from", "one agent, or any number of files")
+    suffix = ".svg" if output == "-" else Path(output).suffix.lower()
+    if urls:
+        answer = asyncio.run(job.from_agent(Access(urls[0], token_file, ca), ask))
+    else:
+        answer = job.from_files([Path(one) for one in named], ask, load(config), _tell)
+    style = Style(THEMES[theme], title, width or job.width(answer))
+    drawn = job.picture(answer, chosen, style, suffix)
+    if output == "-":
+        sys.stdout.buffer.write(drawn)
+        sys.stdout.flush()
+    else:
+        Path(output).write_bytes(drawn)

@@ -17,8 +17,8 @@ class Value(Struct, frozen=True):
     """A value of a dimension."""
 
     label: str
-    filter: str = ""
-    """Selects it; empty for the fold."""
+    filter: str | None = None
+    """Selects it; None where nothing does, as for the fold."""
     other: bool = False
     """It stands for all that are not shown."""
     unknown: bool = False
@@ -74,6 +74,9 @@ class Answer(Struct, frozen=True, rename={"since": "from", "until": "to"}):
     times: list[float] | None = None
     step: float | None = None
     unscaled: bool = False
+    """Some exporters do not say their sampling rate."""
+    prescaled: bool = False
+    """Some was scaled by its exporter, whose sampling is not in the errors."""
     history: History = History()
 
     def value(self, row: Row, dimension: int) -> Value:
@@ -97,6 +100,8 @@ class Answer(Struct, frozen=True, rename={"since": "from", "until": "to"}):
         """How far its numbers can be trusted, as a sentence."""
         if self.unscaled:
             return "some exporters do not say their sampling rate: real totals are at least these"
+        if self.prescaled:
+            return "some was scaled by its exporter: ± leaves out what its sampling adds"
         if self.exact:
             return "exact: nothing was sampled"
         return "some was sampled: ± is the 95 % interval"

@@ -14,6 +14,7 @@ KINDS = {"ingest", "sampling", "aggregate", "enrich", "export"}
 # These put the parts together, so they may know all of them.
 COMPOSITION = {
     "pipeline.py", "stages.py", "agent.py", "cli.py", "replay.py", "estimates.py", "demo.py",
+    "recorded.py", "render.py", "show_cli.py",
     "__init__.py", "__main__.py",
 }  # fmt: skip
 # Third-party clients and the files that use them; nothing else may.
@@ -30,6 +31,7 @@ CLIENTS = {
         "web/server.py",
     },
     "aiokafka": {"brokers.py", "export/producer.py"},
+    "cairosvg": {"pictures/page.py"},
     "cramjam": {"export/push.py"},
     "google": {"export/prometheus_protobuf.py"},
     "lark": {"filters.py"},
@@ -43,7 +45,7 @@ CLIENTS = {
     "rich": {"cli.py", "estimates.py", "top.py", "top_view.py"},
 }
 # Clients that only an extra installs.
-EXTRAS = {"maxminddb": "geoip", "pyarrow": "parquet"}
+EXTRAS = {"cairosvg": "png", "maxminddb": "geoip", "pyarrow": "parquet"}
 EVERYWHERE = {"numpy", "msgspec"}
 every_module = pytest.mark.parametrize("path", MODULES, ids=str)
 
@@ -107,9 +109,9 @@ def test_the_web_gets_its_store_as_an_argument(path):
 
 
 @every_module
-def test_the_generator_stands_alone(path):
-    if package(path) == "generate":
-        assert own(path) <= {"", "generate"}
+def test_the_generator_and_the_pictures_stand_alone(path):
+    if package(path) in ("generate", "pictures"):
+        assert own(path) <= {"", package(path)}
 
 
 @every_module
@@ -119,6 +121,7 @@ def test_nothing_imports_the_composition(path):
         "pipeline.py": {"agent", "cli", "replay", "estimates"},
         "replay.py": {"agent", "cli", "estimates", "pipeline"},
         "estimates.py": {"agent", "cli", "replay", "pipeline"},
+        "recorded.py": {"agent", "cli", "estimates", "pipeline"},
         "agent.py": {"cli", "replay", "estimates"},
         "cli.py": {"__main__"},
         "__main__.py": set(),
