@@ -17,7 +17,7 @@ from build_sflow import (
     interface,
     item,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowagent.ingest.datagrams import Datagrams
@@ -181,6 +181,7 @@ def test_cut_behind_any_byte(many):
         assert decoder.stats.errors == {("sflow5", reason): many}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=12))
 def test_damage_is_contained(changes):
     """Whatever happens to a datagram, its neighbours give their rows."""
