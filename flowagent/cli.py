@@ -125,7 +125,7 @@ def _greet(agent: Agent, ports: list[int]) -> None:
     if agent.server.address is not None:
         sys.stderr.write(f"flowagent {__version__}: open {agent.server.address} (metrics at /metrics)\n")
     if ports:
-        sys.stderr.write(f"export IPFIX or NetFlow to UDP port {', '.join(map(str, ports))} of this host\n")
+        sys.stderr.write(f"export IPFIX, NetFlow or sFlow to UDP port {', '.join(map(str, ports))} of this host\n")
     sys.stderr.flush()
 
 
