@@ -18,15 +18,25 @@ _SERVERS, _BEGIN = 500, 1_700_000_000
 
 def write_capture(path: Path, packets: int, *, size: int, flows: int, rate: int, seed: int = 1) -> None:
     """A pcap file of frames of `size` bytes, `rate` a second."""
-    rng = np.random.default_rng(seed)
-    flow = rng.zipf(1.1, packets).astype(np.int64) % flows
-    turned = rng.random(packets) < 0.4
-    record = np.dtype([("head", _HEAD), ("frame", _FRAME), ("rest", f"V{size - _FRAME.itemsize}")])
-    rows = np.zeros(packets, record)
+    frames = make_frames(packets, size=size, flows=flows, seed=seed)
+    rows = np.zeros(packets, np.dtype([("head", _HEAD), ("frame", f"V{size}")]))
     micros = np.arange(packets) * 1_000_000 // rate
     rows["head"]["seconds"], rows["head"]["micros"] = _BEGIN + micros // 1_000_000, micros % 1_000_000
     rows["head"]["captured"] = rows["head"]["wire"] = size
-    frame = rows["frame"]
+    rows["frame"] = frames.view(f"V{size}")[:, 0]
+    with path.open("wb") as file:
+        file.write(_PCAP.tobytes())
+        file.write(rows.tobytes())
+
+
+def make_frames(packets: int, *, size: int, flows: int, seed: int = 1) -> np.ndarray:
+    """(packets, size) uint8."""
+    rng = np.random.default_rng(seed)
+    flow = rng.zipf(1.1, packets).astype(np.int64) % flows
+    turned = rng.random(packets) < 0.4
+    rows = np.zeros(packets, np.dtype([("head", _FRAME), ("rest", f"V{size - _FRAME.itemsize}")]))
+    frame = rows["head"]
+    frame["dst_mac"] = frame["src_mac"] = np.void(bytes.fromhex("020000000001"))
     frame["type"], frame["version"], frame["ttl"], frame["length"] = 0x0800, 0x45, 64, size - 14
     frame["proto"] = np.where(flow % 5 == 0, 17, 6)
     frame["flags"] = 0x5018
@@ -35,6 +45,4 @@ def write_capture(path: Path, packets: int, *, size: int, flows: int, rate: int,
     for name, mine, theirs in (("src", client, server), ("dst", server, client),
                                ("sport", client_port, server_port), ("dport", server_port, client_port)):  # fmt: skip
         frame[name] = np.where(turned, theirs, mine)
-    with path.open("wb") as file:
-        file.write(_PCAP.tobytes())
-        file.write(rows.tobytes())
+    return rows.view(np.uint8).reshape(packets, size)

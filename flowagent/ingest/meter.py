@@ -100,8 +100,13 @@ class Meter:
         self.seen = Seen()
         self.skipped = Counter() if skipped is None else skipped
         self._tunnels = tunnels
-        self._exporter = exporter
+        self._wanted: frozenset[str] = _WANTED
+        self.exporter = exporter
         self._sampling_rate = sampling_rate
+
+    def want(self, columns: frozenset[str] | None) -> None:
+        """Which columns are used downstream; None for all."""
+        self._wanted = _WANTED if columns is None else _WANTED - (frozenset(FIRST) - columns)
 
     def add(self, frames: Frames, columns: Mapping[str, Values] | None = None) -> Iterator[Batch]:
         """Take frames in, in about the order of time; yields records that are over.
@@ -128,7 +133,7 @@ class Meter:
                 self.skipped["unsupported_link_type"] += len(part)
                 continue
             parsed = headers.parse(
-                part.data, part.offset, part.length, link, inner=self._tunnels, wanted=_WANTED
+                part.data, part.offset, part.length, link, inner=self._tunnels, wanted=self._wanted
             )  # fmt: skip
             parsed |= _over(parsed, columns, rows)
             good = self._good(part, parsed)
@@ -162,7 +167,7 @@ class Meter:
         for batch in batches:
             n = len(batch)
             yield batch.with_columns({
-                "exporter": constant(self._exporter, n, np.uint64),
+                "exporter": constant(self.exporter, n, np.uint64),
                 "sampling_rate": constant(self._sampling_rate, n, np.float64),
                 "sampling_source": constant(source, n, np.uint8),
             })  # fmt: skip
