@@ -16,6 +16,7 @@ from aiohttp import web
 from flowagent import __version__
 from flowagent.component import Context
 from flowagent.errors import ConfigError
+from flowagent.listeners import open_listeners
 from flowagent.sections import Http, parse_listen
 from flowagent.web.answers import Handler, Problem, answer, one_format
 from flowagent.web.policies import Policies, Store
@@ -104,8 +105,9 @@ class Server:
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         try:
-            site = web.TCPSite(self._runner, host, port, ssl_context=self._tls())
-            await site.start()
+            tls = self._tls()
+            for sock in open_listeners(host, port):
+                await web.SockSite(self._runner, sock, ssl_context=tls).start()
         except OSError as error:
             await self._runner.cleanup()
             self._runner = None
