@@ -14,6 +14,7 @@ from aiohttp import web
 
 from flowagent.component import Context
 from flowagent.errors import ConfigError
+from flowagent.listeners import open_listeners
 from flowagent.sections import Http, is_loopback, parse_listen
 from flowagent.web import pages
 from flowagent.web.answers import Handler, Problem, answer, one_format
@@ -101,8 +102,9 @@ class Server:
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         try:
-            site = web.TCPSite(self._runner, host, port, ssl_context=self._tls())
-            await site.start()
+            tls = self._tls()
+            for sock in open_listeners(host, port):
+                await web.SockSite(self._runner, sock, ssl_context=tls).start()
         except OSError as error:
             await self._runner.cleanup()
             self._runner = None

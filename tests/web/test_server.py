@@ -328,7 +328,7 @@ async def test_a_port_in_use():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            ConfigError, match=f"cannot listen on TCP 127.0.0.1:{port}: .*address already in use"
+            ConfigError, match=f"cannot listen on TCP 127.0.0.1:{port}: .*Address already in use"
         ) as caught:
             async with serving(listen=f"127.0.0.1:{port}"):
                 pass
@@ -340,6 +340,18 @@ async def test_an_address_that_is_not_ours():
     with pytest.raises(ConfigError, match=r"cannot listen on TCP 192\.0\.2\.1:0"):
         async with serving(listen="192.0.2.1:0"):
             pass
+
+
+async def test_any_address_is_of_ipv4_and_ipv6():
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    async with (
+        Server(Http(listen="[::]:0"), Shown(), Context("http")) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        for host in ("127.0.0.1", "[::1]"):
+            async with session.get(f"http://{host}:{server.port}/healthz") as response:
+                assert response.status == 200
 
 
 async def test_no_address_no_server():
