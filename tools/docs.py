@@ -62,6 +62,7 @@ def configuration_page() -> str:
         ("dedup", sections.Dedup),
         ("window", sections.Window),
         ("sampling", sections.Sampling),
+        ("history", sections.History),
         ("http", sections.Http),
         ("state", sections.State),
     )
