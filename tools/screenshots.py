@@ -1,7 +1,7 @@
 """Pictures of the web UI for the README: `python tools/screenshots.py [DIRECTORY] [--seconds N]`.
 
-Plays `flowagent demo` on free ports, waits until there is something to see, and has Chromium (Debian's `chromium` and
-`chromium-driver`, and selenium) take each view in the light and the dark theme. Needs the UI's libraries: hatch_build.py.
+Plays `flowagent demo` on free ports, waits until there is something to see, and has Chromium (Debian's `chromium`,
+`chromium-driver`, and selenium) take each view in the light and the dark theme. Needs the UI's libraries.
 """
 
 from __future__ import annotations
