@@ -22,7 +22,7 @@ from flowagent.web.server import Server
 
 ROUTES = (
     "/", "/metrics", "/healthz", "/readyz", "/api/v1/exporters", "/api/v1/kubernetes/snapshot",
-    "/api/v1/policies", "/api/v1/openapi.json",
+    "/api/v1/policies", "/api/v1/openapi.json", "/api/v1/status", "/api/v1/columns", "/api/v1/query",
 )  # fmt: skip
 OPEN = ("/", "/healthz", "/readyz")
 every_route = pytest.mark.parametrize("path", ROUTES)
@@ -52,6 +52,22 @@ class Shown:
 
     def policies(self):
         return {}
+
+    async def status(self):
+        return {"version": "1"}
+
+    @property
+    def desk(self):
+        return self
+
+    def describe(self):
+        return {"dimensions": []}
+
+    def parse(self, parameters):
+        return ()
+
+    async def answer(self, query):
+        return b"{}"
 
 
 @asynccontextmanager
@@ -231,6 +247,15 @@ async def test_who_writes_without_a_token_names_the_agent_by_its_address():
             assert (await get("/metrics", "POST", Host=host))[0] == status
             assert (await get("/metrics", "GET", Host=host))[0] == 200
             assert (await get("/metrics", "OPTIONS", Host=host))[0] == 204
+
+
+async def test_without_a_token_the_api_needs_a_host_that_no_other_can_name():
+    async with serving() as get:
+        assert (await get("/api/v1/status", Host="rebound.example"))[0] == 403
+        assert (await get("/", Host="rebound.example"))[0] == 200
+    async with serving(open=True) as get:
+        assert (await get("/api/v1/status", Host="agent.example"))[0] == 200
+        assert (await get("/api/v1/policies", "POST", Host="agent.example"))[0] == 403
 
 
 @every_route
