@@ -15,7 +15,7 @@ from flowagent.web.answers import one_format
 STATIC = resources.files("flowagent.web").joinpath("static")
 LINKS = (
     "/metrics", "/healthz", "/readyz", "/api/v1/exporters", "/api/v1/kubernetes/snapshot", "/api/v1/policies",
-    "/api/v1/openapi.json", "/api/v1/status", "/api/v1/columns",
+    "/api/v1/openapi.json", "/api/v1/status", "/api/v1/columns", "/api/v1/query",
 )  # fmt: skip
 MAX_PACKED = 250_000
 MAX_LINES, MAX_ALL_LINES = 400, 2_000

@@ -7,7 +7,7 @@ import { linesOf, plot, stepFor } from "./plot.js";
 import { rangeOf } from "./series.js";
 
 const TALKERS = [
-  ["src_k8s_owner_name", "src_addr"], ["dst_k8s_owner_name", "dst_addr"], ["dst_port"],
+  ["src_k8s_owner_name", "src_addr"], ["dst_k8s_owner_name", "dst_addr"], ["service", "dst_port"],
 ];
 const TOP = 6;
 
@@ -47,9 +47,9 @@ function tiles(answer, { rates }) {
     "dl", { class: "tiles" },
     tile(`${answer.measure.replace("_", " ")} in range`, amount(value, answer.unit), margin(value, error, answer.certain)),
     tile("mean rate in range", rate(value / answer.seconds, answer.unit)),
-    tile("bits, last minute", rates ? scaled(rates.bytes * 8, "bit/s") : "–", "as exported"),
-    tile("packets, last minute", rates ? `${scaled(rates.packets)}/s` : "–", "as exported"),
-    tile("records, last minute", rates ? `${scaled(rates.records)}/s` : "–"),
+    tile("as exported, last minute", rates ? scaled(rates.bytes * 8, "bit/s") : "–"),
+    tile("packets as exported", rates ? `${scaled(rates.packets)}/s` : "–"),
+    tile("flow records", rates ? `${scaled(rates.records)}/s` : "–"),
   );
 }
 
@@ -57,7 +57,8 @@ function tiles(answer, { rates }) {
 function ranking(answer, ctx) {
   const [dimension] = answer.dimensions;
   const marks = new Map();
-  const most = Math.max(...answer.rows.map((row) => row.value), 1e-9);
+  const named = answer.rows.filter((row) => !dimension.values[row.at[0]].other);
+  const most = Math.max(...named.map((row) => row.value), 1e-9); // Other may be more; then its bar is full
   const bars = answer.rows.map((row) => {
     const value = dimension.values[row.at[0]];
     const key = value.other ? "\u0000other" : value.label;
@@ -67,7 +68,7 @@ function ranking(answer, ctx) {
     const look = tone(value);
     const { class: marked, ...attributes } = mark(key, said, filters);
     return h(
-      "div", { ...attributes, class: `talker ${marked} ${look.class}`, css: { ...look.css, "--part": row.value / most } },
+      "div", { ...attributes, class: `talker ${marked} ${look.class}`, css: { ...look.css, "--part": Math.min(1, row.value / most) } },
       h("span", { class: "name" }, value.label), h("span", { class: "figure" }, bounded(row.value, row.error, answer.unit)),
     );
   });

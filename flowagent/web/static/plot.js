@@ -56,7 +56,7 @@ export function plot(element, answer, lines, { height = 300, brush = null } = {}
       { ...axis, size: 32, values: (_, times) => times.map((time) => (time % 60 ? clock(time) : clock(time).slice(0, 5))) },
       { ...axis, size: 84, values: (_, values) => values.map((value) => rate(value, answer.unit).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ")) },
     ],
-    scales: { x: { time: false, range: () => [answer.from, answer.to] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
+    scales: { x: { time: false, range: () => [Math.min(answer.since, answer.to - answer.step), answer.to] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
     cursor: { drag: { setScale: false, x: Boolean(brush), y: false }, points: { size: 6 } },
     hooks: {
       setSelect: [(chart) => {

@@ -39,16 +39,16 @@ export function graph(answer) {
 }
 
 /** The height that leaves every node room for its label. */
-export function heightFor({ nodes }) {
+function heightFor({ nodes }) {
   const counts = new Map();
   for (const { column } of nodes) counts.set(column, (counts.get(column) ?? 0) + 1);
   return Math.max(360, Math.max(0, ...counts.values()) * 30);
 }
 
 /** The same graph with places: nodes have x0 x1 y0 y1, links y0 y1 width. Sizes are in the same unit as `width`. */
-export function layout(answer, width, height = undefined) {
+export function layout(answer, width) {
   const made = graph(answer);
-  const tall = height ?? heightFor(made);
+  const tall = heightFor(made);
   const bySize = (a, b) => rank(a.of) - rank(b.of) || b.value - a.value || (a.id < b.id ? -1 : 1);
   const many = made.links.length > 400;
   const sankey = globalThis.d3

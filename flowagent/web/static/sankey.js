@@ -3,20 +3,21 @@
 import { choice, h, s, select } from "./dom.js";
 import { bounded, column, percent } from "./format.js";
 import { interactive, mark, tone } from "./marks.js";
-import { graph, heightFor, layout } from "./sankey-layout.js";
+import { layout } from "./sankey-layout.js";
 import { rowsTable } from "./table.js";
 
 const PREFERRED = [
-  ["src_k8s_namespace", "dst_k8s_namespace"], ["src_subnet_label", "dst_subnet_label"], ["src_addr", "dst_addr"],
+  ["src_k8s_namespace", "src_k8s_owner_name", "dst_k8s_owner_name", "dst_k8s_namespace"],
+  ["src_subnet_label", "dst_subnet_label", "dst_port"],
+  ["src_addr", "dst_addr", "dst_port"],
 ];
 const MARGIN = 168;
 const TOPS = [5, 10, 20, 50];
 
-/** The first pair that there is anything known of is up to the reader; this one is what history can tell apart. */
-export function defaults(columns) {
-  const names = new Set(columns.map(({ column: name }) => name));
-  const pair = PREFERRED.find((names_) => names_.every((name) => names.has(name))) ?? [...names].slice(0, 2);
-  return names.has("dst_port") ? [pair[0], pair[1], "dst_port"] : pair;
+/** Columns to begin with: the first of these that history can tell apart. */
+function defaults(columns) {
+  const names = columns.map(({ column: name }) => name);
+  return PREFERRED.find((group) => group.every((name) => names.includes(name))) ?? names.slice(0, 2);
 }
 
 export const view = {
@@ -57,7 +58,7 @@ function chart(answer, ctx) {
   const width = Math.max(ctx.width - 40, 520);
   const margin = Math.min(MARGIN, width / 5);
   const heading = 26;
-  const placed = layout(answer, width - 2 * margin, heightFor(graph(answer)));
+  const placed = layout(answer, width - 2 * margin);
   const marks = new Map();
   const links = s("g", { class: "links", fill: "none" }, placed.links.map((link) => drawLink(link, answer, marks)));
   const nodes = s("g", {}, placed.nodes.map((node) => drawNode(node, answer, marks)));

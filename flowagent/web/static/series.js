@@ -44,8 +44,8 @@ export const view = {
 
   render(answer, ctx) {
     const lines = linesOf(answer);
-    const room = h("div", { class: "plot", role: "img", "aria-label": `Rates from ${clock(answer.from)} to ${clock(answer.to)}; the table below has the numbers` });
-    const card = h("div", { class: "card" }, room, key(lines, answer, ctx), h("p", { class: "muted small" }, "Drag over the chart to choose a range. Bands are 95 % bounds."));
+    const room = h("div", { class: "plot", role: "img", "aria-label": `Rates from ${clock(answer.since)} to ${clock(answer.to)}; the table below has the numbers` });
+    const card = h("div", { class: "card" }, room, key(lines, answer, ctx), h("p", { class: "muted small" }, "Drag over the chart to choose a range. Bands are 95 % bounds, those of the whole range shared out by volume."));
     ctx.after(() => plot(room, answer, lines, { height: 340, brush: (from, to) => ctx.go({ from: from.toFixed(1), to: to.toFixed(1) }) }));
     return [card, numbers(lines, answer)];
   },
@@ -77,6 +77,6 @@ function numbers(lines, answer) {
       plain: (index) => row.series[index],
     })),
   ];
-  const rows = answer.times.map((_, index) => answer.times.length - 1 - index);
+  const rows = answer.times.map((_, index) => answer.times.length - 1 - index).filter((index) => answer.total.series[index] != null);
   return table({ caption: "The same numbers as a table, newest first", columns, rows, file: `series-${answer.measure}`, wide: true });
 }

@@ -69,14 +69,15 @@ export function parameters(state, more) {
 }
 
 /**
- * An answer with `seconds`, the part of its range that the history knows: steps before that are unknown, not nothing.
+ * An answer with `since` and `seconds`, the part of its range that the history knows: steps before that are unknown, not nothing.
  * `certain` says how good a number without a bound is.
  */
 export function withinHistory(answer) {
   const { oldest } = answer.history;
-  const seconds = Math.max(answer.to - Math.max(answer.from, oldest ?? answer.from), answer.step ?? answer.history.step ?? 1);
-  const known = answer.times?.map((time) => oldest != null && time + answer.step > oldest);
+  const since = Math.min(Math.max(answer.from, oldest ?? answer.from), answer.to);
+  const seconds = Math.max(answer.to - since, answer.step ?? answer.history.step ?? 1);
+  const known = answer.times?.map((time) => oldest != null && time >= oldest - 0.001);
   const cut = (sum) => (known ? { ...sum, series: sum.series.map((value, index) => (known[index] ? value : null)) } : sum);
   const certain = answer.unscaled || answer.prescaled ? "not known" : "exact";
-  return { ...answer, seconds, certain, total: cut(answer.total), rows: answer.rows.map(cut) };
+  return { ...answer, since, seconds, certain, total: cut(answer.total), rows: answer.rows.map(cut) };
 }
