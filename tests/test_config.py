@@ -81,7 +81,8 @@ def test_every_default():
             "secret_file": None,
             "overload": True,
         },
-        "http": {"listen": "127.0.0.1:8077", "token_file": None, "tls": None},
+        "history": {"memory": "64MB", "keep": "1h", "step": "10s", "rows": 4096},
+        "http": {"listen": "127.0.0.1:8077", "token_file": None, "tls": None, "open": False},
         "state": {"path": None},
     }  # fmt: skip
 
@@ -361,7 +362,7 @@ def test_what_is_shown_can_be_read_again():
 def test_the_schema_names_every_setting():
     schema = json_schema()
     sections = schema["$defs"]["_File"]["properties"]
-    assert set(sections) == {"ingest", "enrich", "analyse", "export", "window", "sampling", "http", "state"}
+    assert set(sections) == {"ingest", "enrich", "analyse", "export", "window", "sampling", "history", "http", "state"}
     for section in ("ingest", "analyse", "export"):
         choices = sections[section]["items"]["oneOf"]
         assert [choice["properties"]["type"]["const"] for choice in choices] == kinds_of(section)

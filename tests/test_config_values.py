@@ -4,6 +4,7 @@ Beside test_config.py because one file would be too long.
 """
 
 import contextlib
+import re
 
 import msgspec
 import pytest
@@ -120,3 +121,36 @@ def test_nothing_but_a_config_error_escapes(raw):
 def test_nor_for_hostile_names(name, wrap):
     with pytest.raises(ConfigError):
         parse(wrap({name: 1}), {})
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8077", "[::]:8077", ":8077", "192.0.2.1:80", "agent.example:80"])
+def test_an_address_that_others_reach_needs_a_token_or_a_word(listen):
+    with pytest.raises(ConfigError, match=r"http.listen: .* can be reached by others") as caught:
+        parse({"http": {"listen": listen}})
+    assert caught.value.path == "http.listen"
+    for guard in ({"token_file": "token"}, {"tls": {"cert": "c", "key": "k"}}, {"open": True}):
+        assert parse({"http": {"listen": listen, **guard}}).http.listen == listen
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1", "localhost:1", None])
+def test_the_loopback_needs_none(listen):
+    assert parse({"http": {"listen": listen}}).http.listen == listen
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [({"step": "500ms"}, "history.step: '500ms' is too short"), ({"keep": 0}, "history.keep: 0.0 keeps nothing"),
+     ({"memory": "much"}, "history.memory: 'much' is not a size"), ({"rows": 10}, "history.rows: 10 is wrong")],
+)  # fmt: skip
+def test_a_history_that_cannot_be_kept(setting, problem):
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        parse({"history": setting})
+
+
+@pytest.mark.parametrize(
+    ("step", "window", "seconds"),
+    [("10s", "10s", 10), ("10s", "60s", 60), ("10s", "4s", 12), ("5s", 0, 5), ("1s", 0, 1)],
+)
+def test_steps_of_the_history_are_whole_windows(step, window, seconds):
+    config = parse({"history": {"step": step}, "window": {"every": window} if window else 0})
+    assert config.history.step_seconds(config.window) == seconds

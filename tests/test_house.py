@@ -105,7 +105,7 @@ def test_the_reasons_are_about_files_that_exist():
     assert [path for path in listed if not (ROOT / path).exists()] == []
 
 
-PARTS = ("flowagent", "aggregate", "sampling", "export", "web")
+PARTS = ("flowagent", "aggregate", "sampling", "history", "export", "web")
 
 
 @pytest.mark.parametrize("path", **ids([p for p in MODULES if p.parent.name in PARTS]))

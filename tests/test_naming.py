@@ -122,7 +122,7 @@ def test_a_fault_of_an_enricher_costs_only_its_names(caplog: pytest.LogCaptureFi
     assert len(out) == 1
     found = {f.name: dict(f.samples) for f in counted.families()}["flowagent_flow_bytes"]
     assert found == {("", "low"): 100}
-    assert {f.name: dict(f.samples) for f in made.families()}["flowagent_enrich_faults"][()] == 2
+    assert {f.name: dict(f.samples) for f in made.families()}["flowagent_enrich_faults"][()] == 3
     assert "rows stay without" in caplog.text
 
 

@@ -348,11 +348,13 @@ def test_only_columns_that_somebody_uses_are_asked_for():
         "inclusion_prob",
     }
     bench.build([bench.source()], [bench.sink(needs=frozenset({"dst_port"}))], [analyse], window=PASS)
-    assert bench.made["in"].wanted == base | {"proto", "dst_port"}
+    remembered = bench.pipeline.history.columns
+    assert remembered > {"src_addr", "dst_port", "in_if", "bytes", "packets", "sampling_rate"}
+    assert bench.made["in"].wanted == base | {"proto", "dst_port"} | remembered
     bench.build([bench.source()], [bench.sink("a", needs=frozenset({"x"})), bench.sink("b")], window=PASS)
     assert bench.made["in"].wanted is None
     bench.build([bench.source()], [], [analyse], window=PASS)
-    assert bench.made["in"].wanted == base | {"proto"}
+    assert bench.made["in"].wanted == base | {"proto"} | remembered
 
 
 async def test_not_ready_says_what_is_missing():

@@ -61,6 +61,7 @@ def configuration_page() -> str:
     named = (
         ("window", sections.Window),
         ("sampling", sections.Sampling),
+        ("history", sections.History),
         ("http", sections.Http),
         ("state", sections.State),
     )

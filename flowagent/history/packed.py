@@ -83,7 +83,7 @@ class Step:
         """Rows with these columns of their keys."""
         columns = {name: pack(rows.keys, name) for name in names if name in rows.keys}
         deviation = {name: _root(variance) for name, variance in rows.variance.items()}
-        value = {name: np.ascontiguousarray(column) for name, column in rows.value.items()}
+        value = {name: _once(column) for name, column in rows.value.items()}
         return cls(start_ns, length_ns, len(rows), columns, value, deviation, rows.heaviest)
 
     @property
@@ -123,7 +123,15 @@ def _by_row(values: Array, codes: Array | None) -> Array:
     return values.take(codes, axis=-1)
 
 
+def _once(values: Array) -> Array:
+    """One value in the memory of one where all rows have the same."""
+    if is_constant(values) or (len(values) and bool((values == values[0]).all())):
+        return constant(values[0], len(values), values.dtype)
+    return values
+
+
 def _root(variance: Array) -> Array:
+    variance = _once(variance)
     if is_constant(variance):
         return constant(min(np.sqrt(variance[0]), _LARGEST), len(variance), np.float32)
     return np.minimum(np.sqrt(variance), _LARGEST).astype(np.float32)

@@ -97,7 +97,7 @@ class _Frame(NamedTuple):
     @property
     def length(self) -> int:
         """Steps of a series."""
-        return max(1, (self.to_ns - self.from_ns) // self.step_ns) if self.step_ns else 1
+        return (self.to_ns - self.from_ns) // self.step_ns if self.step_ns else 1
 
 
 class _Ids(NamedTuple):
@@ -151,7 +151,7 @@ def _framed(view: View, asked: Query) -> _Frame:
     if asked.step is None:
         end = max(begin, min(-(-until // unit) * unit, through))
         return _Frame(begin, end, 0, [s for s in view.steps if begin <= s.start_ns < end])
-    end = max(begin, until // unit * unit)
+    end = max(begin, min(-(-until // unit), through // unit) * unit)
     asked.check_steps((end - begin) // unit)
     return _Frame(begin, end, unit, [s for s in view.steps if begin <= s.start_ns and s.end_ns <= end])
 
@@ -177,7 +177,7 @@ def _joined(steps: Sequence[Step], kind: str, measure: str) -> Array:
 
 def _step_of(frame: _Frame, kept: Array) -> Array | int:
     """Which step of a series each row belongs to."""
-    if frame.length == 1:
+    if not frame.step_ns:
         return 0
     starts = np.array([(s.start_ns - frame.from_ns) // frame.step_ns for s in frame.steps], np.intp)
     return np.repeat(starts, [s.rows for s in frame.steps]).take(kept)
@@ -216,7 +216,7 @@ def _folded(dimensions: Sequence[_Ids], value: Array, asked: Query, steps: int) 
     `at` (r, d) the numbers of their values, by `order`, for each dimension the ids of its values; the number after
     the last of these is Other. Rows are sorted by falling sum, the one that is Other in every dimension is last.
     """
-    most = min(MAX_ROWS, max(1, MAX_NUMBERS // steps - 1))
+    most = min(MAX_ROWS, max(1, MAX_NUMBERS // max(1, steps) - 1))
     if asked.fold == "row" and dimensions:
         return _folded_by_row(dimensions, value, min(asked.top, most))
     numbers, order = [], []

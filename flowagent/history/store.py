@@ -138,10 +138,11 @@ class History:
 
     def _digest(self) -> None:
         """Make estimates of the rows that came."""
+        # Of a window that merges, the rows of one part have different keys already.
+        is_merged = len(self._raw) == 1 and self._window.seconds > 0
         batch, self._raw, self._raw_rows = Batch.concat(self._raw), [], 0
         rows = estimated(batch, [n for n in (*self._keys, *_TIMES) if n in batch], self._measures)
-        # Of a window that merges, the rows of a part have different keys already.
-        self._parts.append(rows if self._window.seconds else merge([rows]))
+        self._parts.append(rows if is_merged else merge([rows]))
         if sum(map(len, self._parts)) > _MANY * self._settings.rows:
             self._parts = [self._thinned(self._parts)]
 

@@ -7,7 +7,7 @@ from importlib import resources
 from jsonschema import Draft202012Validator
 
 DOCUMENT = json.loads(resources.files("flowagent.web").joinpath("openapi.json").read_text("utf-8"))
-ANY_TIME = {"401", "404", "405", "500"}
+ANY_TIME = {"401", "403", "404", "405", "500"}
 """Below /api/ these need not be described for each path; they come with an error object."""
 ERROR = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
 

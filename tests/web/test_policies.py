@@ -228,7 +228,13 @@ async def test_side_effects_need_a_host_that_no_other_can_name(given, is_served)
         assert status == (201 if is_served else 403)
         assert is_served or "Host" in body["error"]
         assert (await it.ask("DELETE", "/web", Host=given))[0] == (204 if is_served else 403)
-        assert (await it.ask("GET", Host=given))[::2] == (200, [])
+        assert (await it.ask("GET", Host=given))[0] == (200 if is_served else 403)
+
+
+async def test_where_the_port_is_open_any_host_may_read_but_not_change():
+    async with store(open=True) as it:
+        assert (await it.ask("GET", Host="agent.example"))[::2] == (200, [])
+        assert (await it.ask("POST", body=ONE, Host="agent.example"))[0] == 403
 
 
 async def test_with_a_token_any_host_will_do(tmp_path):

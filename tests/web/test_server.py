@@ -22,9 +22,9 @@ from flowagent.web.server import Server
 
 ROUTES = (
     "/", "/metrics", "/healthz", "/readyz", "/api/v1/exporters", "/api/v1/kubernetes/snapshot",
-    "/api/v1/policies", "/api/v1/openapi.json",
+    "/api/v1/policies", "/api/v1/openapi.json", "/api/v1/status", "/api/v1/columns", "/api/v1/query",
 )  # fmt: skip
-OPEN = ("/healthz", "/readyz")
+OPEN = ("/", "/healthz", "/readyz")
 every_route = pytest.mark.parametrize("path", ROUTES)
 
 
@@ -52,6 +52,22 @@ class Shown:
 
     def policies(self):
         return {}
+
+    async def status(self):
+        return {"version": "1"}
+
+    @property
+    def desk(self):
+        return self
+
+    def describe(self):
+        return {"dimensions": []}
+
+    def parse(self, parameters):
+        return ()
+
+    async def answer(self, query):
+        return b"{}"
 
 
 @asynccontextmanager
