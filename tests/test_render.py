@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ET
 
 import pytest
+from optional import needs_cairo
 from pretended_agent import COLUMNS, NOW, PretendedAgent, query
 
 from flowagent import shown
@@ -119,9 +120,14 @@ def test_formats():
     answer = shown.decode(json.dumps(query()).encode())
     assert picture(answer, "sankey", STYLE, ".svg").startswith(b"<svg ")
     assert picture(answer, "sankey", STYLE, ".html").startswith(b"<!DOCTYPE html>")
-    assert picture(answer, "chord", STYLE, ".png").startswith(b"\x89PNG")
     with pytest.raises(ConfigError, match=r"--output: '\.gif' is not known"):
         picture(answer, "chord", STYLE, ".gif")
+
+
+@needs_cairo
+def test_pixels():
+    answer = shown.decode(json.dumps(query()).encode())
+    assert picture(answer, "chord", STYLE, ".png").startswith(b"\x89PNG")
 
 
 def test_more_columns_are_wider():

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 from drawn_answers import NOW, answer, small
+from optional import needs_cairo
 
 from flowagent.errors import ConfigError
 from flowagent.pictures import page, sankey
@@ -60,6 +61,7 @@ def test_nothing_is_loaded_and_nothing_runs():
     assert not re.search(r"(href|src)=|url\(|@import", re.sub(r"&quot;&gt;&lt;img src=x|&lt;img src=x", "", text))
 
 
+@needs_cairo
 def test_png_is_a_picture():
     drawn = page.png(sankey.draw(small(), STYLE), 1.0)
     assert drawn.startswith(b"\x89PNG")
