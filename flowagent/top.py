@@ -243,11 +243,12 @@ def _keys(pressed: Callable[[str], None], then: Callable[[], None]) -> Iterator[
     tty.setcbreak(fd)
     loop.add_reader(fd, read)
     loop.add_signal_handler(signal.SIGWINCH, then)
-    loop.add_signal_handler(signal.SIGINT, interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted)
     try:
         yield
     finally:
         loop.remove_reader(fd)
-        loop.remove_signal_handler(signal.SIGWINCH)
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in (signal.SIGWINCH, signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
         termios.tcsetattr(fd, termios.TCSADRAIN, before)

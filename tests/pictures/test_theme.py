@@ -38,5 +38,12 @@ def test_a_label_has_one_colour_and_what_is_no_one_thing_is_grey():
     assert found == {"a": theme.hues[0], "b": theme.hues[1], "Other": theme.other}
 
 
+@themes
+def test_twenty_labels_have_different_colours_that_are_seen(theme):
+    found = colours([(str(i), False) for i in range(20)], theme)
+    assert len(set(found.values())) == 20
+    assert all(contrast(colour, theme.background) >= 3 for colour in found.values())
+
+
 def test_mixed():
     assert mixed("#000000", "#ffffff", 0.5) == "#808080"
