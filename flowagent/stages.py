@@ -179,12 +179,13 @@ class Stages:
                 self._safely(analysis, lambda a: a.process(records, flows, now_ns))
 
     def _remember(self, step: Callable[[History], None]) -> None:
-        """Do something with the history, a fault of which costs only what it would have remembered."""
+        """Do something with the history, a fault of which costs only what it had of the step under way."""
         try:
             step(self.history)
         except Exception:
             self._faults += 1
             self._ctx.log.exception("the history failed")
+            self.history.drop()
 
     def _safely(self, analysis: Analysis, step: Callable[[Analysis], None]) -> None:
         try:

@@ -1,6 +1,7 @@
 """The whole agent in one process: real sockets, HTTP, signals."""
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from web import described
 
 from flowagent.agent import Agent
 from flowagent.component import Context
@@ -249,3 +251,24 @@ async def test_templates_are_kept_in_the_state_directory(tmp_path):
 
         await it.until(arrived)
     assert [file.name for file in tmp_path.iterdir()] == ["templates-udp.msgpack"]
+
+
+async def test_recent_flows_can_be_asked_for():
+    config = settings(window={"every": "1s"}, history={"step": "1s"}, analyse=[], sampling={"budget": 100})
+    async with running(config) as it:
+        it.send(netflow5(100, 200))
+
+        async def there():
+            _, text = await it.get("/api/v1/query?dimensions=dst_port,src_addr")
+            return json.loads(text)["rows"]
+
+        await it.until(there)
+        _, text = await it.get("/api/v1/query?dimensions=dst_port&filter=proto%20==%20tcp")
+        assert [(row["value"], row["error"]) for row in json.loads(text)["rows"]] == [(300, 0)]
+        status, text = await it.get("/api/v1/status")
+        described.check("GET", "/api/v1/status", status, "application/json", json.loads(text))
+        told = json.loads(text)
+        assert told["outcomes"][0] == {"outcome": "exported", "reason": "", "records": 2}
+        assert (told["sampling"]["budget"], told["sinks"], told["ready"]) == (100, [], [])
+        assert told["rates"]["bytes"] > 0
+        assert await it.metric("flowagent_history_rows") > 0

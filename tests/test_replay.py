@@ -11,6 +11,8 @@ import pytest
 from flowagent import replay as module
 from flowagent.config import parse
 from flowagent.errors import ConfigError
+from flowagent.history.query import Query
+from flowagent.history.result import query
 from flowagent.ingest.rates import Overrides
 from flowagent.replay import SUMMED, Pace, Replay, Summary, total
 from flowagent.sections import Window
@@ -201,3 +203,13 @@ def test_a_real_time_replay_takes_as_long_as_the_capture(machine):
     times = truth("softflowd-many-v9")["datagrams"]
     assert sum(machine.slept) <= (times["last_ms"] - times["first_ms"]) / 1000 + 0.001
     assert time.perf_counter() != machine.perf_counter()
+
+
+@every_capture
+@pytest.mark.parametrize("window", [Window(), Window(every=0)])
+def test_the_history_knows_what_rows_add_up_to(name, window):
+    config = parse({})._replace(window=window)
+    history = job(name).history(config)
+    found = query(history, Query.parse({"from": "0", "dimensions": "exporter,src_addr", "top": "2000"}))
+    expected = sum(row.get("bytes", 0) * row.get("sampling_rate", 1) for row in rows(name, window))
+    assert found.total.value == sum(row.value for row in found.rows) == expected > 0

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from stage_bench import BUSY, Bench, Looker, records
+from stage_bench import BUSY, Bench, Looker, config, records
 
 from flowagent import stages as stages_module
 from flowagent.batch import Batch, constant
@@ -248,3 +248,57 @@ def test_after_overload_rows_are_whole_again():
     bench.feed(records(7), 12)
     rows = bench.tick(20)
     assert rows["weight"].tolist() == rows["inclusion_prob"].tolist() == [1] * 7
+
+
+# History
+
+
+def remembered(bench):
+    """The rows and bytes of each step of the history."""
+    return [(s.start_ns // 10**9, s.rows, float(s.value["bytes"].sum())) for s in bench.stages.history.view().steps]
+
+
+@pytest.mark.parametrize("window", ["10s", 0])
+def test_the_history_has_what_came_in_though_little_of_it_goes_on(window):
+    bench = Bench(window, {"budget": 1})
+    bench.feed(records(500))
+    bench.feed(records(500), 3)
+    bench.tick(12)
+    assert bench.exported < 100
+    assert remembered(bench) == [(0, 500, 100_000)]
+
+
+def test_windows_that_are_written_out_early_are_in_it_whole():
+    bench = Bench()
+    bench.stages._window._max_keys = 100
+    for i in range(4):
+        bench.feed(records(200, i * 200), i)
+        bench.tick(i + 0.25)
+    bench.tick(10)
+    assert remembered(bench) == [(0, 800, 80_000)]
+
+
+def test_time_goes_on_in_it_without_records():
+    bench = Bench()
+    bench.tick(31)
+    assert bench.stages.history.view().through_ns == 30 * 10**9
+    bench.feed(records(1), 32)
+    bench.tick(45)
+    assert bench.stages.history.view().through_ns == 40 * 10**9
+
+
+def test_it_needs_no_columns_but_those_of_the_window():
+    bench = Bench()
+    assert bench.stages.history.columns <= bench.stages.window_columns
+    assert "src_port" not in bench.stages.analysed_columns
+    assert "src_port" in Bench(0).stages.analysed_columns
+
+
+def test_a_reload_keeps_the_history():
+    bench = Bench()
+    bench.feed(records(3))
+    bench.tick(10)
+    bench.stages.configure(config("10s", {"budget": 5}))
+    assert remembered(bench) == [(0, 3, 300)]
+    bench.stages.configure(config("20s"))
+    assert remembered(bench) == [], "steps have another length now"

@@ -172,3 +172,23 @@ def run(moves, window, budget, patch):
     if not any(what == "fault" for what, *_ in moves):
         assert ("dropped", "internal") not in bench.outcomes.counts
         assert counters.records == bench.decoded
+
+
+@pytest.mark.parametrize("step", ["add", "seal", "_close", "_digest"])
+def test_a_fault_of_the_history_costs_only_what_it_had_of_a_step(step, monkeypatch, caplog):
+    bench = Bench()
+    history = bench.stages.history
+
+    def fault(*_, **__):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(history, step, fault)
+        bench.feed(records(5))
+        assert len(bench.tick(10)) == 5
+    assert bench.lost() == {}
+    assert bench.metric("analysis_faults")[()] >= 1
+    assert "the history failed" in caplog.text
+    bench.feed(records(4), 20)
+    bench.tick(30)
+    assert [(s.start_ns // 10**9, s.rows) for s in history.view().steps] == [(20, 4)]

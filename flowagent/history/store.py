@@ -87,11 +87,15 @@ class History:
         self._steps: list[Step] = []
         self._used = 0
         self._through_ns: int | None = None
+        self.drop()
+        self.version += 1
+
+    def drop(self) -> None:
+        """Forget the open step."""
         self._raw: list[Batch] = []
         self._raw_rows = 0
         self._parts: list[Rows] = []
         self._open_ns: int | None = None
-        self.version += 1
 
     @property
     def is_on(self) -> bool:

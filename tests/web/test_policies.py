@@ -231,12 +231,6 @@ async def test_side_effects_need_a_host_that_no_other_can_name(given, is_served)
         assert (await it.ask("GET", Host=given))[0] == (200 if is_served else 403)
 
 
-async def test_where_the_port_is_open_any_host_may_read_but_not_change():
-    async with store(open=True) as it:
-        assert (await it.ask("GET", Host="agent.example"))[::2] == (200, [])
-        assert (await it.ask("POST", body=ONE, Host="agent.example"))[0] == 403
-
-
 async def test_with_a_token_any_host_will_do(tmp_path):
     (tmp_path / "token").write_text("secret")
     async with store(token_file=str(tmp_path / "token")) as it:

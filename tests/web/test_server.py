@@ -248,6 +248,15 @@ async def test_who_writes_without_a_token_names_the_agent_by_its_address():
             assert (await get("/metrics", "OPTIONS", Host=host))[0] == 204
 
 
+async def test_without_a_token_the_api_needs_a_host_that_no_other_can_name():
+    async with serving() as get:
+        assert (await get("/api/v1/status", Host="rebound.example"))[0] == 403
+        assert (await get("/", Host="rebound.example"))[0] == 200
+    async with serving(open=True) as get:
+        assert (await get("/api/v1/status", Host="agent.example"))[0] == 200
+        assert (await get("/api/v1/policies", "POST", Host="agent.example"))[0] == 403
+
+
 @every_route
 async def test_a_token_is_asked_for_but_by_probes(tmp_path, path):
     async with serving(token_file=token_file(tmp_path)) as get:
