@@ -23,7 +23,7 @@ from flowagent.ingest.rates import Overrides
 from flowagent.replay import Pace, Replay
 from flowagent.schema import COLUMNS
 from flowagent.sections import History as HistorySettings
-from flowagent.sections import Window
+from flowagent.sections import Window, did_you_mean
 
 MAX_ROWS = 20_000_000
 """Rows that are held while they are put in order."""
@@ -60,19 +60,29 @@ def history(paths: Sequence[Path], query: Query, config: Config, problem: Callab
 
 def _is_rows(path: Path) -> bool:
     """Whether a file holds exported rows: by its name, else by its first byte."""
+    if not path.is_file():
+        raise ConfigError("--from", f"{path} is no file that is there; name captures, exported rows or a URL")
     suffixes = [suffix for suffix in path.suffixes if suffix not in (".gz", ".zst")]
     if suffixes and suffixes[-1] in _ROWS:
         return True
-    with path.open("rb") as file:
-        head = file.read(4)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}; name captures or exported rows"
+        raise ConfigError("--from", problem) from error
     return head.startswith(b"{") or head == parquet.MAGIC
 
 
 def _of_rows(paths: Sequence[Path], query: Query, settings: HistorySettings, problem: Callable[[str], None]) -> History:
     measures = tuple(dict.fromkeys((MEASURES[query.measure], "bytes", "packets", "records")))
     where = () if query.where is None else tuple(sorted(query.where.columns))
-    columns = tuple(name for name in dict.fromkeys((*query.dimensions, *where)) if name in COLUMNS)
-    keys = tuple(name for name in columns if COLUMNS[name].merge == "key")
+    columns = tuple(dict.fromkeys((*query.dimensions, *where)))
+    for name in query.dimensions:
+        if name not in COLUMNS or COLUMNS[name].merge != "key":
+            known = [column.name for column in COLUMNS.values() if column.merge == "key"]
+            raise ConfigError("dimensions", f"{name!r} is not a column to group by{did_you_mean(name, known)}")
+    keys = tuple(name for name in columns if name in COLUMNS and COLUMNS[name].merge == "key")
     found = History(settings, Window(every=settings.step, key=keys, measures=measures), np.random.default_rng(0))
     rows = Batch.concat(list(_read(paths, (*columns, *measures, *_SCALE, *_TIMES), query, problem)))
     if not len(rows):

@@ -84,7 +84,7 @@ def render(
     step: Annotated[str, typer.Option(help="Of a timeline, such as 10s.")] = "",
     theme: Annotated[Literal["light", "dark"], typer.Option(help="light or dark.")] = "light",
     title: Annotated[str, typer.Option(help="Instead of the one that says what is shown.")] = "",
-    width: Annotated[int, typer.Option(min=400, max=4000, help="Of the picture.")] = 0,
+    width: Annotated[int | None, typer.Option(min=400, max=4000, help="Of the picture; default: as it needs.")] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE", help="For captures.")] = None,
     token_file: TokenOption = None,
     ca: CaOption = None,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TextIO
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from flowagent import shown
@@ -207,6 +207,8 @@ async def live(client: Client, ask: Ask, every: float, out: TextIO) -> None:
         with Live(console=console, screen=True, auto_refresh=False) as view:
 
             def draw() -> None:
+                # Asked each time, as it changes; what the environment says of it does not.
+                console.size = ConsoleDimensions(*os.get_terminal_size(out.fileno()))
                 if top.answer is not None:
                     view.update(screen(top.answer, top.status, top.look, console.width, console.height), refresh=True)
                 if top.is_over:
@@ -241,11 +243,12 @@ def _keys(pressed: Callable[[str], None], then: Callable[[], None]) -> Iterator[
     tty.setcbreak(fd)
     loop.add_reader(fd, read)
     loop.add_signal_handler(signal.SIGWINCH, then)
-    loop.add_signal_handler(signal.SIGINT, interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted)
     try:
         yield
     finally:
         loop.remove_reader(fd)
-        loop.remove_signal_handler(signal.SIGWINCH)
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in (signal.SIGWINCH, signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
         termios.tcsetattr(fd, termios.TCSADRAIN, before)

@@ -65,7 +65,7 @@ def test_version(flowagent):
     assert flowagent("--version") == (0, f"{__version__}\n".encode(), "")
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "replay", "estimate", "generate", "config"])
+@pytest.mark.parametrize("command", ["run", "demo", "top", "render", "replay", "estimate", "generate", "config"])
 def test_every_command_has_help(flowagent, command):
     code, out, _ = flowagent(command, "--help")
     assert code == 0

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,14 @@ def test_the_outlook_says_what_happens_when():
     assert lines[0].startswith("  0:40  a deploy of shop/checkout")
     assert lines[-1] == "  3:30  and from the beginning"
     assert len(lines) == len(load().story) + 1
+
+
+def test_the_documentation_says_so_too():
+    text = (Path(__file__).parents[1] / "docs" / "cli.md").read_text("utf-8")
+    plan = load()
+    assert all(f"| {clock_text(event.at)} | a" in text for event in plan.story)
+    assert all(f"{one.exporter}" in text for one in (*plan.nodes, plan.edge))
+    assert f"every {clock_text(plan.seconds)}" in text
 
 
 def test_clock_text():

@@ -59,3 +59,34 @@ def test_what_the_agent_refuses_is_told_with_its_option(agent):
         "",
         "flowagent: --filter: there is no column x\n",
     )
+
+
+def test_render_of_an_agent_into_a_file(agent, tmp_path):
+    file = tmp_path / "picture.html"
+    assert flowagent("render", "sankey", "--from", agent.url, "-o", file, "--theme", "dark", "--title", "Q3") == (
+        0,
+        "",
+        "",
+    )
+    assert "<title>Q3</title>" in file.read_text("utf-8")
+
+
+def test_render_to_stdout_is_svg(agent):
+    code, out, err = flowagent("render", "chord", "--from", agent.url)
+    assert (code, err) == (0, "")
+    assert out.startswith("<svg ")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["pie"], "KIND: 'pie' is none; one of: sankey, chord, timeline"),
+        (["chord", "--from", "missing.pcap"], "--from: missing.pcap is no file that is there"),
+        (["chord", "--from", "http://127.0.0.1:1", "--from", "x.pcap"], "--from: one agent, or any number of files"),
+        (["chord", "--from", "http://127.0.0.1:1"], "no agent answers"),
+    ],
+)
+def test_what_render_cannot_do_is_2_and_says_why(args, message):
+    code, out, err = flowagent("render", *args)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -141,6 +141,8 @@ class Cluster:
         self.plan = plan
         self._rng = rng
         self._hosts = dict.fromkeys(plan.nodes, 1)
+        self._templates: dict[str, str] = {}
+        """Of Deployments: the part of names that pods of one rollout share."""
         addresses: list[int] = []
         nodes: list[int] = []
         numbers_of_as: list[int] = []
@@ -193,7 +195,8 @@ class Cluster:
         kind = self.plan.kind_of(workload)
         name = f"{workload}-{number}" if kind == "StatefulSet" else f"{workload}-{self._text(5)}"
         if kind == "Deployment":
-            name = f"{workload}-{self._text(9)}-{self._text(5)}"
+            template = self._templates.setdefault(f"{namespace}/{workload}", self._text(9))
+            name = f"{workload}-{template}-{self._text(5)}"
         address = int(network.network_address) + 1 + self._hosts[where]
         pod = Member(address, "Pod", namespace, name, kind, workload, where, now_ns)
         self.members.append(pod)
@@ -201,6 +204,10 @@ class Cluster:
 
     def _text(self, length: int) -> str:
         return "".join(self._rng.choice(_ALPHABET, length).tolist())
+
+    def roll_out(self, workload: str) -> None:
+        """New pods of a Deployment are of another rollout from now on."""
+        self._templates[workload] = self._text(9)
 
     def successor(self, slot: int, now_ns: int) -> Member:
         """A pod that will take over a slot; it has a name at once, and traffic from `replace` on."""

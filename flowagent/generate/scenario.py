@@ -51,19 +51,17 @@ class Scenario:
         self.cluster = Cluster(plan, self._rng, now_ns)
         self._members, self._talks = _talks(plan, self.cluster)
         self._factor = records_per_second / (2 * float(self._talks.rate.sum()))
-        self._touched = [self._edges_of(event) for event in plan.story]
+        self._busy = [self._edges_of(event) for event in plan.story]
         self._waiting: list[tuple[float, int, Member]] = []
 
     def _edges_of(self, event: Event) -> Array:
-        """(2, e) bool: edges whose source, and whose destination, an event is about."""
-        slots = [self.cluster.slots(name) for name in event.of if name in self.cluster.parties]
-        sides = np.isin(self._members, np.concatenate(slots) if slots else [])
-        first, count = self._talks.first, self._talks.size
-        inside = np.concatenate([[0], np.cumsum(sides)])
-        touched: Array = (inside[first + count] - inside[first]) == count
-        busy = [self.cluster.slots(name)[0] for name in event.partners]
-        touched[1] |= np.isin(self._members[first[1]], busy)
-        return touched
+        """(e,) bool: edges that a spike is about: what its parties ask, and what its partners are asked."""
+        talks = self._talks
+        source, destination = self._members[talks.first]
+        asking = [self.cluster.slots(name)[0] for name in event.of if name in self.cluster.parties]
+        asked = [self.cluster.slots(name)[0] for name in event.partners]
+        busy: Array = np.isin(source, asking) | np.isin(destination, asked)
+        return busy & (event.kind == "spike")
 
     def happening(self, seconds: float) -> Iterator[tuple[int, Event, float]]:
         """The events under way: number, event, seconds since it began."""
@@ -98,19 +96,25 @@ class Scenario:
         talks, rng = self._talks, self._rng
         period, depth, phase = talks.wave
         rate = talks.rate * (1 + depth * np.sin(2 * math.pi * (seconds / period + phase)))
-        silent = np.zeros(len(rate), np.bool_)
+        silent = np.zeros(len(self.cluster.address), np.bool_)
         for i, event, _ in self.happening(seconds):
-            source, destination = self._touched[i]
-            if event.kind == "spike":
-                rate = np.where(source | destination, rate * event.factor, rate)
-            elif event.kind == "silence":
-                rate, silent = np.where(source, 0, rate), silent | destination
+            rate = np.where(self._busy[i], rate * event.factor, rate)
+            if event.kind == "silence":
+                silent[self.cluster.slots(self.subject(event, seconds))] = True
         edge = np.repeat(np.arange(len(rate)), rng.poisson(rate * self._factor * length))
-        n = len(edge)
-        slot = self._members[talks.first[:, edge] + (rng.random((2, n)) * talks.size[:, edge]).astype(np.intp)]
-        wanted = talks.bytes[:, edge] * rng.lognormal(-0.5, 1.0, (2, n))  # of mean 1
-        wanted[0, silent[edge]] = 0  # who is not answered sends no more than the first packets
-        return _rows(slot, wanted, talks.port[edge], rng.integers(32768, 61000, n), silent[edge])
+        slot = self._drawn(edge)
+        asks = ~silent[slot[0]]
+        edge, slot = edge[asks], slot[:, asks]
+        unheard = silent[slot[1]]
+        wanted = talks.bytes[:, edge] * rng.lognormal(-0.5, 1.0, slot.shape)  # of mean 1
+        wanted[0, unheard] = 0  # who is not answered sends no more than the first packets
+        return _rows(slot, wanted, talks.port[edge], rng.integers(32768, 61000, len(edge)), unheard)
+
+    def _drawn(self, edge: Array) -> Array:
+        """(2, n) int64: a slot of each side of each flow's edge."""
+        first, size = self._talks.first[:, edge], self._talks.size[:, edge]
+        slots: Array = self._members[first + (self._rng.random(size.shape) * size).astype(np.intp)]
+        return slots
 
     def _scan(self, event: Event, length: float) -> Columns:
         """One pod tries ports of many others; the closed ones refuse."""
@@ -129,6 +133,7 @@ class Scenario:
     def _deploy(self, workload: str, seconds: float, lasts: float, now_ns: int) -> None:
         """New pods come up; one after the other takes the place of an old one."""
         slots = self.cluster.slots(workload).tolist()
+        self.cluster.roll_out(workload)
         apart = (lasts - _READY_SECONDS) / len(slots)
         for i, slot in enumerate(slots):
             when = seconds + _READY_SECONDS + i * apart

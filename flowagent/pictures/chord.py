@@ -63,6 +63,7 @@ def layout(graph: Graph) -> Circle:
     members: dict[str, Member] = {}
     for node in graph.nodes:
         members.setdefault(node.label, Member(node.label, node.is_grey))
+    members.setdefault(OTHER, Member(OTHER, is_grey=True))
     for (source, target), link in flows.items():
         members[source].out += link.value
         members[target].into += link.value

@@ -34,7 +34,10 @@ def colours(labels: list[tuple[str, bool]], theme: Theme) -> dict[str, str]:
     """A colour by label, in the order of the labels; (label, whether it stands for what is not one thing)."""
     named = list(dict.fromkeys(label for label, is_grey in labels if not is_grey))
     grey = {label: theme.other for label, is_grey in labels if is_grey}
-    return grey | {label: theme.hues[i % len(theme.hues)] for i, label in enumerate(named)}
+    many = len(theme.hues)
+    # Those of a second round are nearer to the ink, a third round begins anew.
+    hues = [*theme.hues, *(mixed(hue, theme.ink, 0.5) for hue in theme.hues)]
+    return grey | {label: hues[i % (2 * many)] for i, label in enumerate(named)}
 
 
 def tones(colour: str) -> tuple[str, str]:

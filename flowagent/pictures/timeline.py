@@ -58,7 +58,7 @@ def draw(answer: Answer, style: Style) -> str:
     body = [*plot.axes(style)]
     for layer, (label, _) in zip(stack, labels, strict=True):
         tip = svg.tag("title", svg.plain(f"{label}: {measured(answer, layer.row.value, layer.row.error)}"))
-        body.append(svg.tag("path", tip, d=plot.stairs(layer), fill=hues[label], fill_opacity=0.9,
+        body.append(svg.tag("path", tip, d=plot.stairs(layer), fill=hues[label],
                             stroke=style.theme.background, stroke_width=0.6))  # fmt: skip
     body += _legend(answer, labels, hues, plot.right + 24, style)
     return document(answer, style, height, body)
@@ -138,6 +138,6 @@ def _legend(answer: Answer, labels: list[tuple[str, bool]], hues: dict[str, str]
         y = HEAD + 18 + 22 * i
         told = " ".join(filter(None, (amount(row.value, answer.unit), error_text(row.value, row.error))))
         name = svg.cut(label, svg.room_for(style.width - MARGIN - x - 20, told), svg.LABEL)
-        out.append(svg.tag("rect", x=x, y=y - 10, width=12, height=12, fill=hues[label], fill_opacity=0.9))
+        out.append(svg.tag("rect", x=x, y=y - 10, width=12, height=12, fill=hues[label]))
         out.append(svg.label(x + 20, y, name, told, style.theme))
     return out

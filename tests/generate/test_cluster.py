@@ -70,6 +70,16 @@ def test_a_replaced_pod_is_over_and_its_slot_is_its_successors():
     assert not any(member.name == old.name for member in cluster.members)
 
 
+def test_pods_of_a_rollout_share_a_part_of_their_name():
+    cluster = made()
+    slots = cluster.slots("shop/checkout").tolist()
+    before = {cluster.holder[slot].name.rsplit("-", 1)[0] for slot in slots}
+    cluster.roll_out("shop/checkout")
+    after = {cluster.successor(slot, 0).name.rsplit("-", 1)[0] for slot in slots}
+    assert len(before) == len(after) == 1
+    assert before != after
+
+
 def test_addresses_of_a_node_come_round_before_they_leave_its_network():
     cluster = made()
     network = ipaddress.ip_network(PLAN.nodes[0].pods)
