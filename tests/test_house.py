@@ -19,6 +19,7 @@ SOURCES = sorted([*MODULES, *BESIDE])
 MAX_FILE, MAX_FUNCTION = 400, 50
 # Tests of more than one module, and what they are about instead. Those of tests/live run whole programs.
 OF_NO_MODULE = {
+    "tests/web/test_openapi.py": "flowagent/web/openapi.json",
     "tests/test_deploy_clickhouse.py": "the rest of test_deploy.py, for the topic of Kafka",
     "tests/test_image.py": "Dockerfile, tools/image.py and deploy/flowagent.service",
     "tests/test_manifests.py": "deploy/daemonset.yaml and deploy/kubernetes",
