@@ -16,6 +16,7 @@ PARTS = {
     "window": "ten seconds of records through the window",
     "policies": "the default policies over records",
     "sampling": "a window's rows sampled",
+    "history": "windows remembered, and questions about them",
     "accuracy": "how far off totals are, by budget and method",
     "sketches": "tables, HLL, KMV and histograms updated",
     "encode": "rows into messages of every schema and format",
