@@ -17,6 +17,7 @@ PARTS = {
     "enrich": "names joined to records, and repeated reports dropped",
     "policies": "the default policies over records",
     "sampling": "a window's rows sampled",
+    "history": "windows remembered, and questions about them",
     "accuracy": "how far off totals are, by budget and method",
     "sketches": "tables, HLL, KMV and histograms updated",
     "encode": "rows into messages of every schema and format",

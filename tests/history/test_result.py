@@ -248,6 +248,20 @@ def test_intervals_hold_it_at_least_as_often_where_few_rows_are_left():
     assert min(each) >= 0.9
 
 
+@pytest.mark.parametrize("measure", ["bytes", "packets"])
+def test_intervals_hold_it_where_exporters_saw_few_packets(measure):
+    """One packet in 100 is seen of flows of 300 packets, about three of each; flows of none cannot be shown."""
+    rng = np.random.default_rng(8)
+    true = {"bytes": 300 * 900, "packets": 300}[measure]
+    seen = rng.binomial(300, 0.01, 2000)
+    rows = [(i, 2, 6, 900 * int(n), int(n), 1) for i, n in enumerate(seen) if n]
+    made = filled([window(rows, sampling_rate=np.full(len(rows), 100.0))])
+    answer = ask(made, dimensions="src_port", measure=measure, top=2000, fold="row")
+    held = [abs(one.value - true) <= one.error for one in answer.rows]
+    assert len(held) == len(rows)
+    assert np.mean(held) >= 0.95
+
+
 def test_intervals_hold_it_after_folds():
     rng = np.random.default_rng(4)
     batches = [heavy(rng, 800, ports=4) for _ in range(6)]
