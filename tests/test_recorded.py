@@ -4,9 +4,9 @@ import gzip
 import json
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from flowagent import recorded
 from flowagent.config import parse
@@ -133,7 +133,7 @@ def test_rows_of_another_schema_are_not_taken_for_nothing(tmp_path):
 def test_parquet(tmp_path):
     file = tmp_path / "rows.parquet"
     rows = [row(i, sampling_rate=2, sampling_source="wire") for i in range(5)]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    parquet.write_table(pa.Table.from_pylist(rows), file)
     made = answer([file], dimensions="src_addr")
     assert labelled(made) == {("192.0.2.1",): 1000}
     assert made.total.error > 0
