@@ -87,6 +87,9 @@ def _of_rows(paths: Sequence[Path], query: Query, settings: HistorySettings, pro
     rows = Batch.concat(list(_read(paths, (*columns, *measures, *_SCALE, *_TIMES), query, problem)))
     if not len(rows):
         return found
+    column = MEASURES[query.measure]
+    if column not in rows and column != "records":  # each row is one record at least
+        raise ConfigError("measure", f"{column} is in no row; rows have the canonical columns that `file` writes")
     length_ns = round(settings.step_seconds(Window(every=settings.step)) * SECOND)
     step = _times(rows) // length_ns
     order = np.argsort(step, kind="stable")

@@ -70,6 +70,8 @@ class Top:
         """Something else is to be asked."""
         self._client = client
         self._sets = [ask.dimensions] if ask.dimensions else []
+        self._is_choosing = False
+        """Nothing is known yet, so dimensions are still to be chosen."""
 
     async def begin(self) -> None:
         """Learn what the agent has, and ask for the first time; raises Unanswered."""
@@ -78,12 +80,17 @@ class Top:
             columns = {dimension["column"] for dimension in known["dimensions"]}
         except (TypeError, KeyError) as error:
             raise Unanswered("the agent's /api/v1/columns is not what it should be; is it another version?") from error
-        chosen = bool(self.ask.dimensions)
+        self._is_choosing = not self.ask.dimensions
         self._sets += [one for one in SETS if columns.issuperset(one) and one not in self._sets]
-        for one in self._sets:
+        await (self._choose() if self._is_choosing else self.renew())
+
+    async def _choose(self) -> None:
+        """Take the first dimensions of which something is known, for now the first of all where there are none."""
+        for one in (*self._sets, *self._sets[:1]):
             self.ask = self.ask._replace(dimensions=one)
             await self.renew()
-            if chosen or self._says_something():
+            if self._says_something():
+                self._is_choosing = False
                 return
 
     def _says_something(self) -> bool:
@@ -130,6 +137,7 @@ class Top:
 
     def _next_set(self) -> None:
         if self._sets:
+            self._is_choosing = False
             now = self._sets.index(self.ask.dimensions) if self.ask.dimensions in self._sets else -1
             self._change(dimensions=self._sets[(now + 1) % len(self._sets)])
 
@@ -173,7 +181,7 @@ class Top:
         """Ask again; what fails is said, and what was known stays."""
         self.changed.clear()
         try:
-            await self.renew()
+            await (self._choose() if self._is_choosing else self.renew())
         except (Unanswered, ConfigError) as error:
             self.look.problem = str(error)
         else:

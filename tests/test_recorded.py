@@ -4,7 +4,9 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from flowagent import recorded
 from flowagent.config import parse
@@ -119,3 +121,19 @@ def test_more_rows_than_can_be_held(tmp_path, monkeypatch):
     monkeypatch.setattr(recorded, "MAX_ROWS", 2)
     with pytest.raises(ConfigError, match="more than 2 rows"):
         answer([rows_file(tmp_path, [row(i) for i in range(3)])])
+
+
+def test_rows_of_another_schema_are_not_taken_for_nothing(tmp_path):
+    file = rows_file(tmp_path, [{"SrcAddr": "192.0.2.1", "Bytes": 5}])
+    with pytest.raises(ConfigError, match="bytes is in no row"):
+        answer([file])
+    assert answer([file], measure="flows").total.value == 1
+
+
+def test_parquet(tmp_path):
+    file = tmp_path / "rows.parquet"
+    rows = [row(i, sampling_rate=2, sampling_source="wire") for i in range(5)]
+    parquet.write_table(pa.Table.from_pylist(rows), file)
+    made = answer([file], dimensions="src_addr")
+    assert labelled(made) == {("192.0.2.1",): 1000}
+    assert made.total.error > 0

@@ -53,6 +53,21 @@ async def test_dimensions_of_which_nothing_is_known_are_passed_over(agent):
     assert top.ask.dimensions == ("src_addr", "dst_addr")
 
 
+async def test_dimensions_are_chosen_once_something_is_known(agent):
+    agent.answers["/api/v1/query"] = nothing = query(rows=[], history={})
+    nothing["dimensions"] = [one | {"values": []} for one in nothing["dimensions"]]
+    async with Client(Access(agent.url)) as client:
+        top = Top(client, Ask())
+        await top.begin()
+        assert top.ask.dimensions == NAMESPACES
+        agent.answers["/api/v1/query"] = lambda params: query() if "addr" in params["dimensions"] else nothing
+        await top.wait(0.01)
+        assert top.ask.dimensions == ("src_addr", "dst_addr")
+        agent.answers["/api/v1/query"] = nothing
+        await top.wait(0.01)
+        assert top.ask.dimensions == ("src_addr", "dst_addr")
+
+
 async def test_dimensions_that_were_asked_for_stay(agent):
     async with Client(Access(agent.url)) as client:
         top = Top(client, Ask(dimensions=("proto",)))
