@@ -19,7 +19,7 @@ import typer
 
 from flowagent import __version__, log
 from flowagent.errors import ConfigError
-from flowagent.generate.settings import Protocol
+from flowagent.generate.settings import Protocol, Settings, Transport
 from flowagent.ovs_cli import app as ovs_app
 from flowagent.show_cli import render, top
 
@@ -271,26 +271,58 @@ def _progress(size: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 @app.command()
 def generate(
-    target: Annotated[str, typer.Option(help="Where to send: host:port.")] = "127.0.0.1:2055",
+    target: Annotated[
+        str | None,
+        typer.Option(help="Where to send: host:port; default: port 2055, 4739 (tcp) or 4740 (tls) of this host."),
+    ] = None,
     protocol: Annotated[
         Protocol, typer.Option(help="netflow5, netflow9, ipfix, sflow5, or ovs (IPFIX as Open vSwitch sends it).")
     ] = "ipfix",
+    transport: Annotated[Transport, typer.Option(help="udp; for IPFIX also tcp or tls.")] = "udp",
+    ca: Annotated[str | None, typer.Option(metavar="FILE", help="With tls: certificates to trust.")] = None,
+    cert: Annotated[str | None, typer.Option(metavar="FILE", help="With tls: certificate to show.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="FILE", help="With tls: its key.")] = None,
     rate: Annotated[float, typer.Option(help="Flow records a second; 0 for as many as possible.")] = 1000,
     duration: Annotated[float | None, typer.Option(help="Seconds; default: until interrupted.")] = None,
     records: Annotated[int | None, typer.Option(help="Stop after this many records.")] = None,
     keys: Annotated[int, typer.Option(help="Distinct 5-tuples.")] = 10_000,
     sampling_rate: Annotated[int, typer.Option(help="Announce that one packet in N is sampled.")] = 1,
     seed: Annotated[int, typer.Option(help="The same seed sends the same flows.")] = 1,
+    replay: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Send the datagrams of this capture instead; repeatable.")
+    ] = None,
+    speed: Annotated[str, typer.Option(help="Of --replay: max, real, or a factor such as 10x.")] = "real",
+    loop: Annotated[bool, typer.Option("--loop", help="Begin --replay anew at its end, until interrupted.")] = False,
 ) -> None:
-    """Export synthetic flows: Zipf keys, heavy-tailed sizes. Prints what was sent as one JSON object."""
-    from flowagent.clock import SystemClock
-    from flowagent.generate import Exporter, Settings
+    """Export synthetic flows: Zipf keys, heavy-tailed sizes. Or send a capture again.
 
-    settings = Settings(target=target, protocol=protocol, rate=rate, keys=keys, seed=seed, sampling_rate=sampling_rate)
+    Prints what was sent as one JSON object.
+    """
+    from flowagent.clock import SystemClock
+    from flowagent.generate import PORTS, Exporter
+
+    target = target or f"127.0.0.1:{PORTS[transport]}"
+    settings = Settings(target=target, protocol=protocol, transport=transport, ca=ca, cert=cert, key=key,
+                        rate=rate, keys=keys, seed=seed, sampling_rate=sampling_rate)  # fmt: skip
+    if replay:
+        _resend(settings, replay, speed, duration, loop=loop)
+        return
     exporter = Exporter(settings, SystemClock())
     with contextlib.suppress(KeyboardInterrupt):
         exporter.send(duration=duration, records=records)
     sys.stdout.buffer.write(msgspec.json.encode(exporter.sent) + b"\n")
+
+
+def _resend(settings: Settings, files: list[Path], speed: str, duration: float | None, *, loop: bool) -> None:
+    from flowagent.clock import SystemClock
+    from flowagent.generate import Resender
+    from flowagent.replay import Pace, captured
+
+    pace = Pace.parse(speed)
+    resender = Resender(settings, SystemClock(), pace.wait)
+    with contextlib.suppress(KeyboardInterrupt):
+        resender.send(captured(files, loop=loop, begin=pace.begin), duration)
+    sys.stdout.buffer.write(msgspec.json.encode(resender.resent) + b"\n")
 
 
 app.command()(top)

@@ -22,6 +22,7 @@ from flowagent.component import Context
 from flowagent.config import Config
 from flowagent.errors import ConfigError
 from flowagent.export.encode import json_lines
+from flowagent.generate import Captured
 from flowagent.history.store import History
 from flowagent.ingest.datagrams import Datagrams
 from flowagent.ingest.decoder import Decoder
@@ -83,6 +84,25 @@ def total(summaries: Iterable[Summary]) -> Summary:
         out.not_ip += one.not_ip
         out.exporters = sorted({*out.exporters, *one.exporters})
     return out
+
+
+def captured(paths: Sequence[Path], *, loop: bool = False, begin: Callable[[], None]) -> Iterator[Captured]:
+    """Every datagram of these captures, one file after the other; `begin` is called before each, for its time.
+
+    With `loop` they begin anew at the end, as long as there are any.
+    """
+    found = True
+    while found:
+        found = False
+        for capture in captures(paths):
+            begin()
+            for part in capture.datagrams(chunk=_REAL_CHUNK):
+                found = True
+                addresses = zip(*part.exporter.tolist(), part.port.tolist(), strict=True)
+                for i, (sender, at_ns) in enumerate(zip(addresses, part.received_ns.tolist(), strict=True)):
+                    yield Captured(sender, at_ns, part.payload(i))
+        if not loop:
+            return
 
 
 class Pace:

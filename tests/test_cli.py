@@ -296,6 +296,22 @@ def test_generate_says_what_it_sent(flowagent):
     assert json.loads(out)["records"] == 60
 
 
+def test_generate_sends_a_capture_again(flowagent):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+        sink.bind(("127.0.0.1", 0))
+        sink.settimeout(5)
+        args = ["generate", "--target", f"127.0.0.1:{sink.getsockname()[1]}", "--replay", CAPTURE]
+        code, out, _ = flowagent(*args, "--speed", "max")
+        sent = json.loads(out)
+        assert (code, sent["senders"], sent["errors"]) == (0, 1, 0)
+        came = [sink.recv(65535) for _ in range(sent["datagrams"])]
+        assert sent["payload"] == sum(map(len, came))
+        assert came[0][:2] == b"\0\x05"
+        _, out, _ = flowagent(*args, "--speed", "max", "--loop", "--duration", "0.2")
+        assert json.loads(out)["datagrams"] > sent["datagrams"]
+    assert flowagent(*args, "--speed", "soon")[2].startswith("flowagent: --speed: 'soon' is none")
+
+
 def command(*args):
     return [sys.executable, "-m", "flowagent", *map(str, args)]
 

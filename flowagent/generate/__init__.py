@@ -5,6 +5,7 @@ present times and continuing sequence numbers; `Sent` says exactly what it sent.
 """
 
 from flowagent.generate.exporter import Exporter, Sent
-from flowagent.generate.settings import Settings
+from flowagent.generate.resend import Captured, Resender
+from flowagent.generate.settings import PORTS, Settings
 
-__all__ = ["Exporter", "Sent", "Settings"]
+__all__ = ["PORTS", "Captured", "Exporter", "Resender", "Sent", "Settings"]

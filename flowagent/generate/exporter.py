@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowagent.clock import SECOND, Clock
-from flowagent.errors import ConfigError
 from flowagent.generate import ovs, sflow, wire
-from flowagent.generate.sendmmsg import Sender
+from flowagent.generate.link import Sending, connected
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Generator
 
     from flowagent.generate.ring import Export, Ring
@@ -79,8 +78,10 @@ class Exporter:
         export = _BUILDERS[settings.protocol](settings, np.random.default_rng(settings.seed), boot_ms)
         self._data, self._templates = export.data, export.templates
         self._sequence = export.first_sequence
-        self._senders = {ring: Sender(ring.data, ring.length) for ring in (self._data, self._templates) if ring}
+        self._sending = Sending(settings, *(ring for ring in (self._data, self._templates) if ring))
         self._template_interval = settings.template_interval or (600 if settings.protocol == "ovs" else 20)
+        if settings.transport != "udp":
+            self._template_interval = math.inf  # they hold as long as the connection (RFC 7011, section 8)
 
     def send(self, duration: float | None = None, records: int | None = None) -> Sent:
         """Send for so many seconds or until so many records, rounded up to whole datagrams, are sent; blocks.
@@ -95,7 +96,7 @@ class Exporter:
         return self.sent
 
     async def run(self, stop: asyncio.Event) -> Sent:
-        """Send until `stop` is set, beside the other tasks of an event loop.
+        """Send until `stop` is set, beside the other tasks of an event loop; meant for UDP, as TCP may block.
 
         Raises ConfigError where the target cannot be used.
         """
@@ -115,7 +116,7 @@ class Exporter:
         tick = min(max(TICK / rate, SHORTEST_TICK), LONGEST_TICK)
         self.sent = Sent()
         done, refresh_at = 0, 0.0
-        with self._connect() as sock:
+        with connected(self.settings) as sock:
             begin = self._clock.monotonic()
             while True:
                 elapsed = self._clock.monotonic() - begin
@@ -133,26 +134,13 @@ class Exporter:
                 wait = max(tick, done / rate - self.sent.seconds)
                 yield 0 if done < due else min(wait, LONGEST_PAUSE, max(0, end - self.sent.seconds))
 
-    def _connect(self) -> socket.socket:
-        host, port = self.settings.address()
-        with contextlib.ExitStack() as stack:
-            try:
-                family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-                sock = stack.enter_context(socket.socket(family, kind, protocol))
-                sock.connect(address)
-            except OSError as error:
-                problem = f"{self.settings.target!r} cannot be used ({error}); name a host that can be reached"
-                raise ConfigError("target", problem) from error
-            stack.pop_all()
-        return sock
-
     def _send_templates(self, sock: socket.socket) -> None:
         if self._templates is not None:
             self._send(sock, self._templates, self._templates.take(len(self._templates)))
 
     def _send(self, sock: socket.socket, ring: Ring, rows: slice) -> None:
         self._sequence = ring.stamp(rows, self._sequence, self._clock.now_ns())
-        refused, errors = self._senders[ring].send(sock, rows)
+        refused, errors = self._sending.send(sock, ring, rows)
         counts = ring.sums[rows.stop] - ring.sums[rows.start]
         for row in refused:
             counts -= ring.sums[row + 1] - ring.sums[row]

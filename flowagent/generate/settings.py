@@ -12,6 +12,10 @@ from flowagent.errors import ConfigError
 Protocol = Literal["netflow5", "netflow9", "ipfix", "ovs", "sflow5"]
 """`ovs` is IPFIX as the bridge exporter of Open vSwitch 3.1 speaks it."""
 
+Transport = Literal["udp", "tcp", "tls"]
+PORTS: dict[str, int] = {"udp": 2055, "tcp": 4739, "tls": 4740}
+"""Usual ports of a collector."""
+
 MAX_KEYS = 1_000_000
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>\d{1,5})")
 
@@ -22,6 +26,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     target: str = "127.0.0.1:2055"
     """Where the datagrams go: `host:port`, an IPv6 address in brackets."""
     protocol: Protocol = "ipfix"
+    transport: Transport = "udp"
+    """How they get there; only IPFIX goes over tcp and tls."""
+    ca: str | None = None
+    """With tls: file with the certificates to trust; default: the system's."""
+    cert: str | None = None
+    """With tls: file with a certificate to show the collector."""
+    key: str | None = None
+    """File with the key of `cert`; default: it is in the same file."""
     rate: float = 1000
     """Flow records per second; 0 sends as fast as it goes."""
     keys: int = 10_000
@@ -47,6 +59,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.protocol not in get_args(Protocol):
             known = ", ".join(get_args(Protocol))
             raise ConfigError("protocol", f"{self.protocol!r} is not a protocol to generate; one of: {known}")
+        if self.transport not in get_args(Transport):
+            raise ConfigError("transport", f"{self.transport!r} is none; one of: {', '.join(get_args(Transport))}")
+        if self.transport != "udp" and self.protocol not in ("ipfix", "ovs"):
+            raise ConfigError("transport", f"{self.protocol} goes over udp only; choose ipfix for {self.transport}")
+        if self.transport != "tls" and (self.ca or self.cert or self.key):
+            raise ConfigError("transport", "certificates go with tls only")
         self._check_range("rate", 0, 1e9)
         self._check_range("keys", 1, MAX_KEYS)
         self._check_range("zipf", 0, 10)

@@ -46,7 +46,7 @@ _AT_ONCE = 4096
 """Events decoded without letting others run."""
 _DUMP_SECONDS = 30.0
 _SETTINGS = Path("/proc/sys/net/netfilter")
-_ACCOUNTING, _TIMESTAMPS = "nf_conntrack_acct", "nf_conntrack_timestamp"
+_ACCOUNTING, _TIMESTAMPS, _EVENTS = "nf_conntrack_acct", "nf_conntrack_timestamp", "nf_conntrack_events"
 
 
 class Config(Settings, frozen=True):
@@ -242,8 +242,12 @@ class Conntrack:
     def _what_is_missing(self, *, uncounted: bool) -> str | None:
         counts = _read(_ACCOUNTING)
         if counts == "0" or (counts is None and uncounted):
-            return ("the kernel does not count bytes and packets of connections; "
-                    "set net.netfilter.nf_conntrack_acct to 1, or enable_accounting: true here")  # fmt: skip
+            return (
+                "the kernel does not count bytes and packets of connections; "
+                "set net.netfilter.nf_conntrack_acct to 1, or enable_accounting: true here"
+            )
+        if _read(_EVENTS) == "0":
+            return "the kernel does not tell when connections end; set net.netfilter.nf_conntrack_events to 1"
         return None
 
     def _say(self, problem: str | None) -> None:

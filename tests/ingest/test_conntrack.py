@@ -175,6 +175,12 @@ async def test_without_accounting_it_is_not_ready_and_says_what_to_do(kernel, ca
         await until(lambda: source.ready() is None)
 
 
+async def test_without_events_it_is_not_ready_and_says_what_to_do(kernel):
+    (kernel.settings / "nf_conntrack_events").write_text("0\n")
+    async with running() as (source, _, _):
+        assert "set net.netfilter.nf_conntrack_events to 1" in source.ready()
+
+
 async def test_accounting_and_timestamps_can_be_switched_on(kernel):
     (kernel.settings / "nf_conntrack_acct").write_text("0\n")
     async with running(enable_accounting=True, enable_timestamps=True) as (source, _, _):

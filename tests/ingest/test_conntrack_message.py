@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
@@ -130,6 +130,7 @@ def test_nothing_is_nothing():
     assert read(b"")[1:][0].columns == Batch({}).columns
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1667), st.integers(0, 255)), max_size=8))
 def test_damage_is_never_raised(changes):
     data = bytearray(DUMP.read_bytes())
@@ -142,6 +143,7 @@ def test_damage_is_never_raised(changes):
     assert len(entries) == len(of) <= len(found.offset)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=120))
 def test_any_bytes_are_walked(data):
     places, heads = walk(bytes(20) + data)

@@ -1,7 +1,7 @@
 """What was told of a connection is not told again, whatever the order of dumps and ends."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowagent.ingest.conntrack_table import Table
@@ -102,6 +102,7 @@ def test_beyond_the_bound_a_connection_is_told_of_when_it_ends():
     assert table.ended(keys(3), counters(33)).counters[1].tolist() == [33]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=60), st.integers(1, 8))
 def test_all_that_was_counted_is_told_once(steps, bound):
     """Connections grow, begin and end, between dumps; their sums are told in the end, whatever the bound."""

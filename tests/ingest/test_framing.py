@@ -2,7 +2,7 @@
 
 import struct
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowagent.ingest.framing import Framer
@@ -61,6 +61,7 @@ def test_nothing_is_kept_after_a_fault():
     assert framer.partial < 20_000
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=30))
 @example([message(20)[:3], b"\x14", bytes(16), message(16)])
 def test_any_bytes_are_messages_or_a_fault(pieces):
@@ -75,6 +76,7 @@ def test_any_bytes_are_messages_or_a_fault(pieces):
         assert framer.partial == len(stream) - sum(map(len, found)) < 65535
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(16, 400), max_size=20), st.data())
 def test_messages_come_out_as_they_went_in(sizes, data):
     sent = [message(size, i) for i, size in enumerate(sizes)]

@@ -1,13 +1,27 @@
 """The TCP source with TLS: whom it lets in, and handshakes that come to nothing."""
 
 import asyncio
+import socket
 import ssl
 import subprocess
 
 import pytest
-from tcp_exporter import connected, data_set, is_closed, message, octets, refused, running, samples, template, until
+from tcp_exporter import (
+    HOST,
+    connected,
+    data_set,
+    is_closed,
+    message,
+    octets,
+    refused,
+    running,
+    samples,
+    template,
+    until,
+)
 
-from flowagent.ingest.tcp import ServerTls
+from flowagent.component import Context
+from flowagent.ingest.tcp import Config, ServerTls
 
 pytestmark = pytest.mark.service("openssl")
 
@@ -102,3 +116,27 @@ async def test_open_connections_do_not_hold_up_the_end(pair, state):
         if state == "inside a message":
             writer.write(message(template())[:20])
         await until(lambda: source._connections)
+
+
+async def test_who_sends_too_fast_waits(pair):
+    source = Config(listen=f"{HOST}:0", buffer=8192, tls=server_tls(pair)).build(Context("tcp"))
+    delivered = []
+    async with source, connected(source, **as_client(pair)) as (_, writer):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        writer.write(message(template()))
+        sent = 0
+        while sent < 30_000_000:
+            writer.write(message(data_set(*[1] * 1000)) * 10)
+            sent += 10_000 * 21
+            try:
+                async with asyncio.timeout(0.3):
+                    await writer.drain()
+            except TimeoutError:
+                break
+        assert sent < 30_000_000
+        (connection,) = source._connections.values()
+        assert len(connection._reader._buffer) + source._size < 600_000
+        task = asyncio.get_running_loop().create_task(source.run(delivered.append))
+        await until(lambda: sum(map(len, delivered)) == sent // 21, 20)
+        task.cancel()
+        await asyncio.wait([task])
