@@ -107,7 +107,7 @@ def _greet(agent: Agent, ports: list[int]) -> None:
     if agent.server.address is not None:
         sys.stderr.write(f"flowagent {__version__}: open {agent.server.address} (metrics at /metrics)\n")
     if ports:
-        sys.stderr.write(f"export IPFIX or NetFlow to UDP port {', '.join(map(str, ports))} of this host\n")
+        sys.stderr.write(f"export IPFIX, NetFlow or sFlow to UDP port {', '.join(map(str, ports))} of this host\n")
     sys.stderr.flush()
 
 
@@ -270,7 +270,7 @@ def _progress(size: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
 def generate(
     target: Annotated[str, typer.Option(help="Where to send: host:port.")] = "127.0.0.1:2055",
     protocol: Annotated[
-        Protocol, typer.Option(help="netflow5, netflow9, ipfix, or ovs (IPFIX as Open vSwitch sends it).")
+        Protocol, typer.Option(help="netflow5, netflow9, ipfix, sflow5, or ovs (IPFIX as Open vSwitch sends it).")
     ] = "ipfix",
     rate: Annotated[float, typer.Option(help="Flow records a second; 0 for as many as possible.")] = 1000,
     duration: Annotated[float | None, typer.Option(help="Seconds; default: until interrupted.")] = None,

@@ -141,7 +141,7 @@ def _by_type(part: Part, types: Array, known: Array | None) -> list[Inner]:
 def _tags(part: Part, types: Array) -> Part:
     """Pass by VLAN tags; `types` becomes what follows them."""
     for name in ("vlan", "dot1qCustomerVlanId", *[""] * (_MAX_TAGS - 2)):
-        tagged = np.isin(types, _TAGS)
+        tagged = (types == _TAGS[0]) | (types == _TAGS[1]) | (types == _TAGS[2])
         if not bool(tagged.any()):
             break
         mine = part.take(tagged)

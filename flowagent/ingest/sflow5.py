@@ -66,9 +66,9 @@ class Sflow5:
         senders = Senders(words, sub_agent, sequence, datagrams.received_ns[rows], rows, datagrams.offset[rows])
         flows = self._flows(data, senders, samples)
         self._counters(data, senders, samples)
-        other = int((~np.isin(samples.kind, (*FORMATS, *_COUNTERS))).sum())
-        if other:
-            self._state.stats.error(PROTOCOL, "unknown_sample_type", other)
+        known = (samples.kind >= min(FORMATS)) & (samples.kind <= max(_COUNTERS))
+        if not bool(known.all()):
+            self._state.stats.error(PROTOCOL, "unknown_sample_type", int((~known).sum()))
         self._follow(senders, datagrams.port[rows], flows)
 
     def _whole(self, rows: Array, whole: Array, reason: str) -> Array:
@@ -80,7 +80,8 @@ class Sflow5:
 
     def _fitting(self, samples: Items, kind: int, least: int) -> Items:
         """Those of one type, without those that are too short."""
-        mine = samples.take(samples.kind == kind)
+        chosen = samples.kind == kind
+        mine = samples if bool(chosen.all()) else samples.take(chosen)
         whole = mine.length >= least
         if not bool(whole.all()):
             self._state.stats.error(PROTOCOL, "bad_sample", int((~whole).sum()))

@@ -137,8 +137,8 @@ class Interfaces:
             if agent in self._drops or len(self._drops) < MAX_SOURCES:
                 self._drops[agent] = self._drops.get(agent, 0) + growth
 
-    def families(self, series: Callable[[str], str]) -> Iterable[Family]:
-        """As metrics; `series` gives the label of an exporter's address."""
+    def families(self, source: str, series: Callable[[str], str]) -> Iterable[Family]:
+        """As metrics of a source; `series` gives the label of an exporter's address, of which there are not endless."""
         metrics: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in _HELP}
         up: dict[tuple[str, ...], float] = {}
         for (high, low, index), interface in self._interfaces.items():
@@ -158,6 +158,8 @@ class Interfaces:
             drops[label] = drops.get(label, 0) + count
         text = "Samples that sFlow agents took and dropped for want of resources."
         yield Family("flowagent_sampler_drops", "counter", text, ("exporter",), drops)
+        text = "Interfaces and samplers forgotten for want of room."
+        yield Family("flowagent_interface_evictions", "counter", text, ("source",), {(source,): self.evicted})
 
 
 def _growth(before: int, now: int, bits: int) -> int:

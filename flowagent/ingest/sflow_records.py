@@ -58,11 +58,10 @@ def _sampled_header(records: Records) -> None:
     head.part.put("bytes", octets, None if bool(whole.all()) else whole)
     # What was not sent, or is only padding, is not there, whatever the length says.
     captured = np.minimum(np.minimum(length, head.left - 16), octets)
-    for number in np.unique(protocol[whole]).tolist():
-        link = _LINKS.get(number)
-        if link is None:
-            continue
+    for number, link in _LINKS.items():
         mine = whole & (protocol == number)
+        if not bool(mine.any()):
+            continue
         every = bool(mine.all())
         rows = records.rows if every else np.flatnonzero(mine) if records.rows is None else records.rows[mine]
         at = records.at + 16

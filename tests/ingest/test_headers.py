@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.contrib.geneve import GENEVE
 from scapy.contrib.mpls import MPLS
@@ -188,6 +188,7 @@ def test_all_frames_together():
     assert told(FRAMES) == TRUTHS
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(range(len(FRAMES))), min_size=1, max_size=30))
 def test_neighbours_do_not_matter(chosen):
     assert told([FRAMES[i] for i in chosen]) == [TRUTHS[i] for i in chosen]
@@ -278,6 +279,7 @@ def test_chains_of_extensions_and_labels_are_bounded():
     assert told([bytes(LINK / MPLS(label=3, s=0)) + b"\x00\x00\x30\x00" * 60])[0] == ethernet(0x8847, mpls_label=3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=150), min_size=1, max_size=8), st.sampled_from(sorted(headers.LINKS)))
 def test_noise_is_read_within_its_bounds(frames, link):
     """What lies around the frames makes no difference."""
@@ -324,6 +326,7 @@ def packets(draw):
     return bytes(link / network / layer / draw(st.binary(max_size=20))), expected
 
 
+@settings(deadline=None)
 @given(st.lists(packets(), min_size=1, max_size=12))
 def test_packets_of_any_kind(made):
     rows = told([frame for frame, _ in made])
