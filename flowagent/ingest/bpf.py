@@ -15,6 +15,8 @@ _INSTRUCTION = struct.Struct("=HBBI")
 _LOAD_WORD, _MODULO, _JUMP_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
 _RANDOM = 0xFFFFF000 + 56
 """Where the kernel keeps a random number for filters (SKF_AD_OFF + SKF_AD_RANDOM)."""
+_LIBPCAP_LINKS = {101: 12}
+"""Link types that have another number in libpcap than in files: raw IP."""
 _ANY_NETMASK = 0xFFFFFFFF
 
 
@@ -53,7 +55,7 @@ def _instructions(instructions: Iterable[tuple[int, int, int, int]]) -> bytes:
 
 def _compile(rule: str, link: int, snaplen: int) -> bytes:
     pcap = _library()
-    handle = pcap.pcap_open_dead(link, snaplen)
+    handle = pcap.pcap_open_dead(_LIBPCAP_LINKS.get(link, link), snaplen)
     compiled = _Program()
     try:
         if pcap.pcap_compile(handle, ctypes.byref(compiled), rule.encode(), 1, _ANY_NETMASK) != 0:

@@ -31,7 +31,8 @@ _PCAPNG = b"\x0a\x0d\x0d\x0a"
 _PCAP_UNITS = ((0xA1B2C3D4, 1000), (0xA1B23C4D, 1))  # nanoseconds per unit of the fraction
 _PCAP = {struct.pack(f"{order}I", magic): (order, unit) for order in "<>" for magic, unit in _PCAP_UNITS}
 
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 16 << 20
+"""Read at once: thousands of packets even where they are long, for each batch costs something."""
 # libpcap writes no longer packets, Wireshark no longer blocks: a greater length is damage, not data.
 _MAX_PACKET, _MAX_BLOCK, _MAX_INTERFACES = 1 << 18, 1 << 24, 1 << 16
 _PCAPNG_ORDER = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
@@ -78,7 +79,7 @@ class Frames:
     def __len__(self) -> int:
         return len(self.offset)
 
-    def take(self, rows: Array) -> Frames:
+    def take(self, rows: Array | slice) -> Frames:
         """Some of them, in the same buffer."""
         columns = (self.offset, self.length, self.wire, self.ns, self.link)
         return Frames(self.data, *(values[rows] for values in columns))

@@ -13,6 +13,8 @@ _MAX_PADDING = 3
 
 def is_export(payload: bytes) -> bool:
     """Whether this is NetFlow, IPFIX or sFlow as its header and the lengths in it say; damaged ones may not be."""
+    if len(payload) >= _SFLOW.size and _SFLOW.unpack_from(payload) in ((5, 1), (5, 2)):
+        return True
     if len(payload) < 16:
         return False
     version: int
@@ -25,7 +27,7 @@ def is_export(payload: bytes) -> bool:
         return second > 0 and _is_of_sets(payload, 20)
     if version == 10:
         return second == len(payload) and _is_of_sets(payload, 16)
-    return len(payload) >= 28 and _SFLOW.unpack_from(payload) in ((5, 1), (5, 2))
+    return False
 
 
 def _is_of_sets(payload: bytes, at: int) -> bool:

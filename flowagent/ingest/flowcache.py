@@ -18,7 +18,7 @@ import numpy as np
 from flowagent.batch import Array, Batch, constant
 from flowagent.clock import SECOND
 from flowagent.grouping import group_rows, key_arrays
-from flowagent.ingest.flowtable import COUNTS, KEY, FlowTable, Rows
+from flowagent.ingest.flowtable import FIRST, KEY, FlowTable, Rows
 
 IDLE, ACTIVE, ENDED, FORCED, LACK = 1, 2, 3, 4, 5
 """Why a flow ended: the values of IPFIX flowEndReason (RFC 5102, section 5.11.3)."""
@@ -112,7 +112,7 @@ class FlowCache:
         rows = self._table.live
         if not len(rows):
             return
-        start, end, _, _, flags = (self._table.counts[name][rows] for name in COUNTS)
+        start, end, flags = (self._table.counts[name][rows] for name in ("start_ns", "end_ns", "tcp_flags"))
         reasons = np.zeros(len(rows), np.uint8)
         reasons[start <= now_ns - self.limits.active_ns] = ACTIVE
         reasons[end <= now_ns - self.limits.idle_ns] = IDLE
@@ -176,4 +176,7 @@ def _merged(packets: Batch, ns: Array) -> Rows:
     }
     # New flows take their places in the order of arrival, so that the same packets give the same rows.
     arrival = np.argsort(groups.first)
-    return Rows.of(packets.take(groups.first[arrival]), {name: values[arrival] for name, values in counts.items()})
+    return Rows.of(
+        packets.select((*KEY, *FIRST)).take(groups.first[arrival]),
+        {name: values[arrival] for name, values in counts.items()},
+    )

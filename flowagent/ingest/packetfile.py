@@ -22,6 +22,9 @@ from flowagent.ingest.capfile import (
 )  # fmt: skip
 from flowagent.ingest.meter import NO_EXPORTER, Meter, Metering
 
+_AT_ONCE = 65536
+"""Packets whose columns are in memory together."""
+
 
 def read_flows(
     path: Path,
@@ -62,7 +65,9 @@ def _frames(path: Path, stream: Stream, skipped: Counter[str]) -> Iterator[Frame
         magic = exactly(stream, 4)
         if not is_capture(magic):
             raise DecodeError("bad_file", "neither pcap nor pcapng")
-        yield from read_frames(magic, stream, skipped)
+        for frames in read_frames(magic, stream, skipped):
+            for start in range(0, len(frames), _AT_ONCE):
+                yield frames.take(slice(start, start + _AT_ONCE))
     except EOFError:
         skipped["truncated_file"] += 1
     except BAD_FILE:

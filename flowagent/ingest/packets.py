@@ -37,8 +37,9 @@ _LATE_NS = 300_000_000
 _ANYWHERE = ("192.0.2.1", "2001:db8::1")
 """Documentation addresses, to which the default route leads."""
 _NO_RIGHT = (
-    "may not capture packets: CAP_NET_RAW is missing; run as root, or give the service AmbientCapabilities=CAP_NET_RAW "
-    "(systemd) or capabilities: {add: [NET_RAW]} (Kubernetes), see docs/deploy.md"
+    "may not capture packets; run as root, or give the service AmbientCapabilities=CAP_NET_RAW and "
+    "RestrictAddressFamilies=AF_PACKET (systemd), or runAsUser: 0 and capabilities: {add: [NET_RAW]} (Kubernetes): "
+    "see docs/deploy.md"
 )
 
 
@@ -178,14 +179,14 @@ class PacketSource:
         name = self._ctx.name
         try:
             ring.open(self._config.filter, self._config.sampling_rate)
-        except PermissionError as error:
-            raise ConfigError(name, _NO_RIGHT) from error
         except ValueError as error:
             raise ConfigError(f"{name}.filter", f"{self._config.filter!r} is not understood: {error}") from error
         except ImportError as error:
             problem = f"{error}; install libpcap (libpcap0.8 on Debian), or leave the filter out"
             raise ConfigError(f"{name}.filter", problem) from error
         except OSError as error:
+            if error.errno in (errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT):
+                raise ConfigError(name, _NO_RIGHT) from error
             if error.errno in (errno.ENODEV, errno.ENXIO):
                 there = ", ".join(interface for _, interface in socket.if_nameindex())
                 problem = f"there is no {ring.interface}; there are {there}, and any for all"

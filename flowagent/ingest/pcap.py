@@ -136,7 +136,7 @@ class Capture:
                 return False
             fragments, left = _Fragments(skipped), _PROBED
             for frames in read_frames(magic, stream, skipped):
-                for row in _udp_rows(frames.take(np.arange(min(left, len(frames)))), fragments, skipped):
+                for row in _udp_rows(frames.take(slice(left)), fragments, skipped):
                     datagrams += 1
                     if is_export(row[4]):
                         return False
