@@ -51,6 +51,7 @@ TESTED_ELSEWHERE = {
     "flowagent/export/encoder.py": "export/test_schemas.py",
     "flowagent/export/ipfix.py": "export/test_export_ipfix.py",
     "flowagent/export/parquet.py": "export/test_export_parquet.py",
+    "flowagent/history/query.py": "history/test_history_query.py",
     "flowagent/sampling/peers.py": "sampling/test_sampling_peers.py",
     "flowagent/sections.py": "test_config.py",
     "flowagent/ingest/snapshot.py": "ingest/test_udp.py",

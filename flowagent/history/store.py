@@ -87,6 +87,7 @@ class History:
         self._steps: list[Step] = []
         self._used = 0
         self._through_ns: int | None = None
+        self._since_ns: int | None = None
         self.drop()
         self.version += 1
 
@@ -135,6 +136,8 @@ class History:
         if self._open_ns is not None and (final or until_ns >= self._open_ns + self._length_ns):
             self._close()
         until_ns = until_ns // self._length_ns * self._length_ns
+        if self._since_ns is None:
+            self._since_ns = until_ns
         if self._open_ns is None and until_ns != self._through_ns and not final:
             self._through_ns = until_ns
             self.version += 1
@@ -165,6 +168,7 @@ class History:
         rows = Rows(named, rows.value, rows.variance, rows.heaviest)
         self._keep(Step.of(rows, start_ns, self._length_ns, columns))
         self._through_ns = start_ns + self._length_ns
+        self._since_ns = start_ns if self._since_ns is None else min(self._since_ns, start_ns)
         self.version += 1
         self._fold()
         self._forget()
@@ -197,16 +201,20 @@ class History:
     def _forget(self) -> None:
         """What is too old, and what does not fit."""
         assert self._through_ns is not None
+        assert self._since_ns is not None
         after = self._through_ns - self._keep_ns
-        self._remove([step for step in self._steps if step.end_ns <= after])
+        gone = [step for step in self._steps if step.end_ns <= after]
+        self._remove(gone)
         while self._used > self._bytes and len(self._steps) > 1:
-            self._remove(self._steps[:1])
+            gone.append(self._steps[0])
+            self._remove(gone[-1:])
             self._evicted += 1
+        # What came before is not known any more; silence is.
+        self._since_ns = max([self._since_ns, after // self._length_ns * self._length_ns, *(s.end_ns for s in gone)])
 
     def describe(self) -> dict[str, float | int | None]:
-        """What it holds, as plain data: times in seconds since 1970."""
-        oldest = min((step.start_ns for step in self._steps), default=None)
-        newest = self._through_ns if self._steps else None
+        """What it holds, as plain data: from when to when it knows what came (s since 1970), and the rows of that."""
+        oldest, newest = (self._since_ns, self._through_ns) if self._steps else (None, None)
         return {
             "oldest": oldest if oldest is None else oldest / SECOND,
             "newest": newest if newest is None else newest / SECOND,

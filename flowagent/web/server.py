@@ -24,6 +24,8 @@ from flowagent.web.query import Store as HistoryStore
 
 MAX_BODY = 64 << 10
 """Bytes of a request's body."""
+MAX_LINE = 64 << 10
+"""Bytes of a request's first line: a filter of 4096 characters, each as %XX of up to four bytes, fits."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _GUARDED = ("/metrics", "/api/")
 """What begins so needs the token; all else is the same for everybody."""
@@ -98,7 +100,7 @@ class Server:
             *pages.routes(),
         ])  # fmt: skip
         app.on_shutdown.append(questions.end)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, max_line_size=MAX_LINE)
         await self._runner.setup()
         try:
             site = web.TCPSite(self._runner, host, port, ssl_context=self._tls())

@@ -163,6 +163,23 @@ def test_steps_of_another_length_begin_anew(change):
     assert made.view().steps == ()
 
 
+def test_it_knows_of_silence_since_it_began():
+    made = history()
+    made.seal(35 * SECOND)
+    assert made.describe()["oldest"] is None
+    made.add(window(ONE), 100 * SECOND)
+    made.seal(120 * SECOND)
+    assert (made.describe()["oldest"], made.describe()["newest"]) == (30, 120)
+
+
+def test_it_does_not_claim_to_know_what_is_gone():
+    aged = filled([ONE] * 100, keep="5m")
+    assert aged.describe()["oldest"] == 700
+    rng = np.random.default_rng(2)
+    small = filled([heavy(rng, 500) for _ in range(50)], memory="200kB", rows=512)
+    assert small.describe()["oldest"] == small.view().steps[0].start_ns / SECOND > 0
+
+
 def test_an_empty_history_says_so():
     assert history().describe() == {
         "oldest": None, "newest": None, "windows": 0, "rows": 0, "step": 10, "memory": 0

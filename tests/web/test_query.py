@@ -109,6 +109,13 @@ async def test_what_is_wrong_is_told_with_its_parameter(parameters, path):
     assert "position" in error or path != "filter"
 
 
+async def test_a_filter_of_any_characters_is_read_or_refused_with_a_reason():
+    longest = f'proto == "{"€" * 4080}"'
+    async with serving() as (_, _, ask):
+        status, error = await ask(filter=longest)
+    assert (status, error["path"]) == (400, "filter")
+
+
 async def test_a_parameter_is_given_once():
     async with serving() as (_, session, _), session.get("/api/v1/query?top=1&top=2") as response:
         assert (response.status, await response.json()) == (400, {"error": "is given twice", "path": "top"})
