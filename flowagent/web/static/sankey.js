@@ -13,6 +13,7 @@ const PREFERRED = [
   ["src_addr", "dst_addr", "dst_port"],
 ];
 const MARGIN = 168;
+const LEAST = 190; // from one column to the next, so that labels have room
 const TOPS = ["5", "10", "20", "50"];
 const USUAL = "10";
 
@@ -36,21 +37,20 @@ export const view = {
   },
 
   render(answer, ctx) {
-    return [h("div", { class: "card" }, chart(answer, ctx)), rowsTable(answer, ctx)];
+    return [h("div", { class: "card wide" }, chart(answer, ctx)), rowsTable(answer, ctx)];
   },
 };
 
 function chart(answer, ctx) {
-  const width = Math.max(ctx.width - 40, 520);
-  const margin = Math.min(MARGIN, width / 5);
+  const last = answer.dimensions.length - 1;
+  const width = Math.max(ctx.width - 40, 2 * MARGIN + last * LEAST); // a narrower window scrolls
   const heading = 26;
-  const placed = layout(answer, width - 2 * margin);
+  const placed = layout(answer, width - 2 * MARGIN);
   const height = placed.height + heading;
   const names = answer.dimensions.map((dimension) => column(dimension.column));
   const marks = new Map();
   const links = s("g", { class: "links", fill: "none" }, placed.links.map((link) => drawLink(link, answer, marks)));
   const nodes = s("g", {}, placed.nodes.map((node) => drawNode(node, answer, marks)));
-  const last = answer.dimensions.length - 1;
   const headings = answer.dimensions.map((dimension, index) => {
     const x = (index / last) * (placed.width - 14) + 7;
     return s("text", { class: "heading", x, y: -heading / 2, "text-anchor": "middle" }, column(dimension.column));
@@ -58,7 +58,7 @@ function chart(answer, ctx) {
   const svg = s(
     "svg",
     {
-      class: "sankey", viewBox: `${-margin} ${-heading} ${width} ${height}`, width, height,
+      class: "sankey", viewBox: `${-MARGIN} ${-heading} ${width} ${height}`, width, height,
       role: "group", "aria-label": `Sankey of ${names.join(", ")}; arrow keys go from mark to mark`,
     },
     s("g", {}, headings), links, nodes,
