@@ -3,13 +3,13 @@
 import { ApiError, follow, get, keepToken, pause } from "./api.js";
 import { bar, navigation, tools } from "./bar.js";
 import { view as chord } from "./chord.js";
-import { byId, h, replace, say } from "./dom.js";
+import { badge, button, byId, h, message, replace, say } from "./dom.js";
 import { view as exporters } from "./exporters.js";
 import { view as flows } from "./flows.js";
 import { bounded, clock, duration, margin, rate } from "./format.js";
 import { view as loss } from "./loss.js";
 import { hide } from "./marks.js";
-import { badge, view as overview } from "./overview.js";
+import { view as overview } from "./overview.js";
 import { view as policies } from "./policies.js";
 import { view as sankey } from "./sankey.js";
 import { view as series } from "./series.js";
@@ -21,7 +21,7 @@ const POLL_SECONDS = 5;
 const STALE_SECONDS = 20;
 const BUSY_MS = 150;
 // Names that mean something in one view only.
-const OF_A_VIEW = { columns: "", top: "", sort: "", mode: "" };
+const OF_A_VIEW = { columns: "", top: "", sort: "" };
 
 let state = parse(location.hash);
 let offered = null; // what the agent can tell apart: dimensions, measures, history
@@ -39,7 +39,9 @@ function context(signal) {
     width: MAIN.clientWidth,
     link: (patch) => format(change(patch)),
     go: (patch) => (location.hash = format(change(patch))),
-    choose: (filters, exclude) => (location.hash = format(change({ filters: (exclude ? excluding : including)(state.filters, filters) }))),
+    choose: (filters, exclude) => (
+      location.hash = format(change({ filters: (exclude ? excluding : including)(state.filters, filters) }))
+    ),
     get: (path, query) => get(path, query, signal),
     ask: async (query) => withinHistory(await get("/api/v1/query", parameters(state, query), signal)),
     after: (draw) => pending.push(draw), // once what was rendered is in the page
@@ -90,7 +92,9 @@ function frame(view, signal, same) {
   const old = same && byId("body");
   const body = old || h("div", { id: "body", class: "body" }, h("div", { class: "card loading", role: "status" }, "Loading…"));
   replace(MAIN, head, row, h("div", { id: "notice" }), body);
-  if (old) setTimeout(() => signal === running.signal && heard < performance.now() - BUSY_MS && body.setAttribute("aria-busy", "true"), BUSY_MS);
+  const asked = performance.now();
+  const busy = () => signal === running.signal && heard < asked && body.setAttribute("aria-busy", "true");
+  if (old) setTimeout(busy, BUSY_MS);
 }
 
 /** Ask once, or again and again while the page is live. */
@@ -112,7 +116,9 @@ async function run(view, signal) {
   signal.addEventListener("abort", () => clearInterval(watch), { once: true });
   const broken = new Promise((_, reject) => (failed = reject));
   const result = (answer) => once(answer).catch((error) => signal.aborted || failed(error));
-  await Promise.race([follow(query, { result, lost: (error) => notice("warn", `${error.message} Trying again.`) }, signal), broken]);
+  await Promise.race(
+    [follow(query, { result, lost: (error) => notice("warn", `${error.message} Trying again.`) }, signal), broken]
+  );
 }
 
 function show(view, answer, extra, signal) {
@@ -140,30 +146,39 @@ function redraw() {
 }
 
 /** How much it is in all, and how far it may be trusted. */
-function summary({ total, unit, exact, unscaled, prescaled, seconds, history }) {
+function summary({ total, unit, exact, unscaled, prescaled, seconds, to, history }) {
+  const isNew = history.newest != null && history.newest <= to + history.step;
   return [
     h("strong", {}, bounded(total.value, total.error, unit)),
     h("span", { class: "muted" }, `in ${duration(seconds)}, ${rate(total.value / seconds, unit)}`),
     exact ? badge("good", "exact") : total.error > 0 && badge("plain", `sampled ${margin(total.value, total.error)}`),
     prescaled && badge("other", "bounds leave out what exporters sampled and scaled themselves"),
     unscaled && badge("warn", "partly unscaled: a sampling rate is unknown"),
-    history.newest != null && h("span", { class: "muted" }, `up to ${clock(history.newest)}`),
+    isNew && h("span", { class: "muted" }, `up to ${clock(history.newest)}`),
   ].filter(Boolean);
 }
 
 function emptiness(answer, ctx) {
   if (answer.history.newest == null) {
-    return h(
-      "div", { class: "card message" }, h("h2", {}, "No flows yet"),
-      h("p", {}, "Send IPFIX, NetFlow or sFlow to this agent. Without exporters at hand, ", h("code", {}, "flowagent generate"), " sends some and ", h("code", {}, "flowagent demo"), " shows a whole cluster's."),
-      h("p", { class: "muted" }, `The first numbers come with the first finished window, every ${duration(answer.history.step || 10)}.`),
+    return message(
+      "No flows yet",
+      h(
+        "p", {}, "Send IPFIX, NetFlow or sFlow to this agent. Without exporters at hand, ",
+        h("code", {}, "flowagent generate"), " sends some and ", h("code", {}, "flowagent demo"),
+        " shows a whole cluster's.",
+      ),
+      h(
+        "p", { class: "muted" },
+        `The first numbers come with the first finished window, every ${duration(answer.history.step || 10)}.`,
+      ),
     );
   }
   if (answer.total.value > 0 || answer.times) return null; // a series may begin with its next step
   const { filters } = state;
-  const widen = state.from !== "-1h" && h("button", { type: "button", on: { click: () => ctx.go({ from: "-1h", to: "now" }) } }, "Look at the last hour");
-  const clear = filters.length > 0 && h("button", { type: "button", on: { click: () => ctx.go({ filters: filters.slice(0, -1) }) } }, "Remove the last filter");
-  return h("div", { class: "card message" }, h("h2", {}, "Nothing here"), h("p", {}, filters.length ? "No traffic in this range matches the filters." : "There was no such traffic in this range."), h("p", { class: "actions" }, clear, widen));
+  const widen = state.from !== "-1h" && button("Look at the last hour", () => ctx.go({ from: "-1h", to: "now" }));
+  const clear = filters.length > 0 && button("Remove the last filter", () => ctx.go({ filters: filters.slice(0, -1) }));
+  const why = filters.length ? "No traffic in this range matches the filters." : "There was no such traffic in this range.";
+  return message("Nothing here", h("p", {}, why), h("p", { class: "actions" }, clear, widen));
 }
 
 function stale() {
@@ -184,10 +199,11 @@ function fail(error) {
   if (!(error instanceof ApiError)) console.error(error);
   if (error.path === "filter") {
     bar(context(running.signal), offered?.measures ?? [], error);
-    byId("body").replaceChildren(h("div", { class: "card message" }, h("h2", {}, "The filter is not right"), h("p", {}, "The place is marked above. Change it by choosing it there.")));
+    const what = "The place is marked above. Change it by choosing it there.";
+    byId("body").replaceChildren(message("The filter is not right", h("p", {}, what)));
   } else {
-    const again = h("button", { type: "button", on: { click: route } }, "Try again");
-    byId("body").replaceChildren(h("div", { class: "card message", role: "alert" }, h("h2", {}, "That did not work"), h("p", {}, error.message), h("p", { class: "actions" }, again)));
+    const again = h("p", { class: "actions" }, button("Try again", route));
+    byId("body").replaceChildren(message("That did not work", h("p", { role: "alert" }, error.message), again));
   }
   byId("body").removeAttribute("aria-busy");
   shown = null;
@@ -200,12 +216,16 @@ function login() {
     keepToken(event.target.elements.token.value.trim());
     route();
   };
-  const asked = sessionStorage.getItem("flowagent-token");
+  const why = sessionStorage.getItem("flowagent-token")
+    ? "The one that was given is not right."
+    : "This agent asks who reads from it. The token is what http.token_file holds; it is kept until the tab is closed.";
   byId("bar").hidden = true;
   shown = null;
-  MAIN.replaceChildren(h("form", { class: "card message", on: { submit } },
-    h("h1", {}, "A token is needed"), h("p", {}, asked ? "The one that was given is not right." : "This agent asks who reads from it. The token is what its ", asked ? "" : h("code", {}, "http.token_file"), asked ? "" : " holds; it is kept until the tab is closed."),
-    h("p", { class: "actions" }, h("input", { type: "password", name: "token", "aria-label": "Token", autocomplete: "current-password", required: true, autofocus: true }), h("button", { type: "submit" }, "Go on"))));
+  const input = { type: "password", name: "token", "aria-label": "Token", autocomplete: "current-password", required: true };
+  MAIN.replaceChildren(h(
+    "form", { class: "card message", on: { submit } }, h("h1", {}, "A token is needed"), h("p", {}, why),
+    h("p", { class: "actions" }, h("input", input), h("button", { type: "submit" }, "Go on")),
+  ));
   MAIN.querySelector("input").focus();
 }
 

@@ -1,6 +1,6 @@
 // What stands above every view: navigation, live and theme switches, time range, measure, and the filter's parts.
 
-import { byId, choice, h, replace, say, select } from "./dom.js";
+import { button, byId, choice, h, replace, say, select } from "./dom.js";
 import { clock, local, MEASURES } from "./format.js";
 import { isLive, isMoving, located } from "./state.js";
 
@@ -33,7 +33,8 @@ export function tools(ctx, redraw) {
   replace(
     byId("tools"),
     h("button", {
-      type: "button", class: "live", role: "switch", "aria-checked": String(live), "aria-label": label, disabled: !isMoving(ctx.state),
+      type: "button", class: "live", role: "switch", "aria-checked": String(live), "aria-label": label,
+      disabled: !isMoving(ctx.state),
       on: { click: () => ctx.go({ live: live ? "0" : "1" }) },
     }, h("span", { class: "lamp" }), "Live"),
     choice("Theme", THEMES, chosen, theme),
@@ -56,7 +57,9 @@ export function bar(ctx, measures, problem) {
 function range(ctx) {
   const { state } = ctx;
   const fixed = !isMoving(state);
-  const offered = RANGES.some(([value]) => value === state.from) || fixed ? RANGES : [...RANGES, [state.from, state.from.slice(1)]];
+  const offered = RANGES.some(([value]) => value === state.from) || fixed ? RANGES : [
+    ...RANGES, [state.from, state.from.slice(1)],
+  ];
   const set = (from) => ctx.go({ from, to: "now" });
   return h("div", { class: "range" }, choice("Time range", offered, fixed ? "" : state.from, set), times(ctx, fixed));
 }
@@ -64,7 +67,9 @@ function range(ctx) {
 function times(ctx, fixed) {
   const { state } = ctx;
   const now = Date.now() / 1000;
-  const input = (name, value) => h("input", { type: "datetime-local", step: 1, name, "aria-label": name, value: local(value), required: true });
+  const input = (name, value) => h(
+    "input", { type: "datetime-local", step: 1, name, "aria-label": name, value: local(value), required: true },
+  );
   const submit = (event) => {
     event.preventDefault();
     const [from, to] = ["from", "to"].map((name) => new Date(event.target.elements[name].value).getTime() / 1000);
@@ -74,13 +79,18 @@ function times(ctx, fixed) {
   const [from, to] = fixed ? [Number(state.from), Number(state.to)] : [now - 900, now];
   return h(
     "details", { class: fixed ? "times chosen" : "times" }, h("summary", {}, fixed ? `${clock(from)} – ${clock(to)}` : "fixed"),
-    h("form", { on: { submit } }, input("from", from), h("span", { "aria-hidden": "true" }, "–"), input("to", to), h("button", { type: "submit" }, "Show")),
+    h(
+      "form", { on: { submit } }, input("from", from), h("span", { "aria-hidden": "true" }, "–"), input("to", to),
+      h("button", { type: "submit" }, "Show"),
+    ),
   );
 }
 
 function entry(ctx) {
   const input = h("input", {
-    type: "text", name: "filter", value: draft, on: { input: (event) => (draft = event.target.value) }, id: "filter", "aria-label": "Add a filter", spellcheck: "false", autocomplete: "off",
+    type: "text", name: "filter", value: draft, on: {
+      input: (event) => (draft = event.target.value)
+    }, id: "filter", "aria-label": "Add a filter", spellcheck: "false", autocomplete: "off",
     placeholder: "Filter: dst_port == 443 and not src_addr in 10.0.0.0/8",
   });
   const submit = (event) => {
@@ -105,11 +115,11 @@ function crumbs(ctx, problem) {
     };
     return h(
       "li", { class: `crumb${excluded ? " excluded" : ""}${index === wrong ? " wrong" : ""}` },
-      h("button", { type: "button", title: "Change it", on: { click: edit } }, filter),
-      h("button", { type: "button", class: "cross", "aria-label": `Remove ${filter}`, on: { click: () => ctx.go({ filters: without(index) }) } }, "×"),
+      button(filter, edit, { title: "Change it" }),
+      button("×", () => ctx.go({ filters: without(index) }), { class: "cross", "aria-label": `Remove ${filter}` }),
     );
   });
-  const all = filters.length > 1 && h("li", {}, h("button", { type: "button", class: "quiet", on: { click: () => ctx.go({ filters: [] }) } }, "Remove all"));
+  const all = filters.length > 1 && h("li", {}, button("Remove all", () => ctx.go({ filters: [] }), { class: "quiet" }));
   return h("ul", { class: "crumbs", "aria-label": "Filters that hold" }, items, all);
 }
 
@@ -120,6 +130,9 @@ function mistake({ filters }, { message, position }) {
   const { index, position: place } = located(filters, position);
   const part = filters[index];
   const at = h("mark", {}, part.slice(place, place + 1) || " ");
-  return h("div", { class: "mistake", role: "alert" }, h("code", {}, part.slice(0, place), at, part.slice(place + 1)), h("span", {}, what));
+  return h(
+    "div", { class: "mistake", role: "alert" }, h("code", {}, part.slice(0, place), at, part.slice(place + 1)),
+    h("span", {}, what),
+  );
 }
 

@@ -1,13 +1,15 @@
 // The chord diagram: who sends to whom, in one circle.
 
-import { choice, h, s, select } from "./dom.js";
-import { bounded, entity, percent } from "./format.js";
-import { interactive, mark, tone } from "./marks.js";
+import { h, s, select } from "./dom.js";
 import { layout } from "./chord-layout.js";
+import { amount, bounded, entity, percent } from "./format.js";
+import { interactive, mark } from "./marks.js";
+import { topPicker } from "./pickers.js";
 import { rowsTable } from "./table.js";
 
 const PREFERRED = ["k8s_namespace", "subnet_label", "addr"];
-const TOPS = [5, 10, 20, 30];
+const TOPS = ["5", "10", "20", "30"];
+const USUAL = "10";
 const RADIUS = 270;
 const BAND = 16;
 const LABELS = 96;
@@ -28,15 +30,14 @@ export const view = {
 
   query(state, columns) {
     const chosen = this.entity(state, columns);
-    return { dimensions: `src_${chosen},dst_${chosen}`, fold: "dimension", top: state.top || "10" };
+    return { dimensions: `src_${chosen},dst_${chosen}`, fold: "dimension", top: state.top || USUAL };
   },
 
   controls(ctx) {
     const options = pairs(ctx.columns).map((name) => [name, entity(name)]);
-    const top = TOPS.map((n) => [String(n), `top ${n}`]);
     return [
       select("Between", options, this.entity(ctx.state, ctx.columns), (columns) => ctx.go({ columns })),
-      choice("How many values", top, ctx.state.top || "10", (value) => ctx.go({ top: value === "10" ? "" : value })),
+      topPicker(ctx, TOPS, USUAL),
     ];
   },
 
@@ -71,29 +72,24 @@ function drawRibbon({ source, target, from, to, value, variance }, ribbon, answe
   const filters = [from.sends, to.receives].filter(Boolean);
   const said = [`${from.value.label} → ${to.value.label}`, bounded(value, Math.sqrt(variance), answer.unit)];
   if (answer.total.value > 0) said.push(`${percent(value / answer.total.value)} of what is shown`);
-  const look = tone(from.value);
-  marks.set(key, { lines: said, filters, ends: [from.key, to.key] });
-  const { class: marked, ...attributes } = mark(key, said, filters);
-  return s("path", { ...attributes, class: `ribbon ${marked} ${look.class}`, css: look.css, d: ribbon({ source, target }) });
+  const attributes = mark(marks, key, "ribbon", from.value, said, filters, { ends: [from.key, to.key] });
+  return s("path", { ...attributes, d: ribbon({ source, target }) });
 }
 
 function drawArc(arc, outer, answer, total, marks) {
   const { value, key, sends, receives } = arc.entity;
   const said = [
-    value.label, `sent ${bounded(arc.entity.out, 0, answer.unit)} (dark)`, `received ${bounded(arc.entity.in, 0, answer.unit)} (light)`,
+    value.label, `sent ${amount(arc.entity.out, answer.unit)} (dark)`, `received ${amount(arc.entity.in, answer.unit)} (light)`,
   ];
   // One filter for both ways: not (neither).
   const filters = sends && receives ? [`${sends} or ${receives}`] : [sends ?? receives].filter(Boolean);
-  const look = tone(value);
-  marks.set(key, { lines: said, filters, ends: [key] });
-  const { class: marked, ...attributes } = mark(key, said, filters);
   const middle = (arc.startAngle + arc.endAngle) / 2;
   const right = middle < Math.PI;
   const turn = (middle * 180) / Math.PI - 90;
   const label = value.label.length > 18 ? `${value.label.slice(0, 17)}…` : value.label;
   const seen = arc.endAngle - arc.startAngle > 0.02 || total === 0;
   return s(
-    "g", { ...attributes, class: `arc ${marked} ${look.class}`, css: look.css },
+    "g", mark(marks, key, "arc", value, said, filters, { ends: [key] }),
     s("path", { class: "in", d: outer(arc.in) }),
     s("path", { class: "out", d: outer(arc.out) }),
     seen && s("text", {

@@ -38,12 +38,23 @@ export function say(text) {
   byId("said").textContent = text;
 }
 
+export const button = (text, click, attributes) => h("button", { type: "button", on: { click }, ...attributes }, text);
+
+export const badge = (look, text) => h("span", { class: `badge ${look}` }, text);
+
+export const note = (text) => h("p", { class: "muted small" }, text);
+
+/** A part of the page under a heading, with what stands beside that. */
+export const card = (title, aside, ...children) =>
+  h("section", { class: "card" }, h("div", { class: "cardhead" }, h("h2", {}, title), aside), ...children);
+
+/** A card alone on the page: what is, or what to do. */
+export const message = (title, ...children) => h("div", { class: "card message" }, h("h2", {}, title), ...children);
+
 /** A labelled choice of few, as buttons of which one is pressed. */
 export function choice(label, options, chosen, choose) {
-  const buttons = options.map(([value, text]) =>
-    h("button", { type: "button", "aria-pressed": String(value === chosen), on: { click: () => choose(value) } }, text),
-  );
-  return h("div", { class: "choice", role: "group", "aria-label": label }, buttons);
+  const made = ([value, text]) => button(text, () => choose(value), { "aria-pressed": String(value === chosen) });
+  return h("div", { class: "choice", role: "group", "aria-label": label }, options.map(made));
 }
 
 /** A labelled drop-down. */

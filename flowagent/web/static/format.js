@@ -1,7 +1,6 @@
 // Numbers, times and names as people read them.
 
 const PREFIXES = ["", "k", "M", "G", "T", "P", "E"];
-const NOUN = { bytes: "", packets: "packets", flows: "flows" };
 
 /** The power of 1000 that a number is written in. */
 function power(value) {
@@ -25,12 +24,12 @@ export function scaled(value, unit = "") {
 
 /** An amount of a measure: "12.4 MB", "3.2 k packets". */
 export function amount(value, unit) {
-  return unit === "bytes" ? scaled(value, "B") : `${scaled(value)} ${NOUN[unit] ?? unit}`;
+  return unit === "bytes" ? scaled(value, "B") : `${scaled(value)} ${unit}`;
 }
 
 /** An amount by the second: bytes as bit/s. */
 export function rate(value, unit) {
-  return unit === "bytes" ? scaled(value * 8, "bit/s") : `${scaled(value)} ${NOUN[unit] ?? unit}/s`;
+  return unit === "bytes" ? scaled(value * 8, "bit/s") : `${scaled(value)} ${unit}/s`;
 }
 
 /** An amount and its bound, both in one unit and with as many decimals as the bound allows: "15.2 ± 0.7 kB". */
@@ -39,7 +38,7 @@ export function bounded(value, error, unit) {
   const steps = Math.max(power(value), power(error));
   const scale = 1000 ** steps;
   const decimals = Math.max(0, Math.min(2, 1 - Math.floor(Math.log10(error / scale))));
-  const name = unit === "bytes" ? `${PREFIXES[steps]}B` : `${PREFIXES[steps]} ${NOUN[unit] ?? unit}`.trim();
+  const name = unit === "bytes" ? `${PREFIXES[steps]}B` : `${PREFIXES[steps]} ${unit}`.trim();
   return `${(value / scale).toFixed(decimals)} ± ${(error / scale).toFixed(decimals)} ${name}`;
 }
 

@@ -8,11 +8,19 @@ import { byId, h, say } from "./dom.js";
 const ATTRIBUTE = "data-mark";
 const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
 
-/** Attributes that make an element a mark; `key` stays the same over redraws, `lines` is what it says. */
-export function mark(key, lines, filters) {
+/**
+ * Attributes that make an element of class `kind` a mark for a value, whose tone it has. `marks` learns what it says
+ * and does; `key` stays the same over redraws.
+ */
+export function mark(marks, key, kind, value, lines, filters, more = {}) {
+  marks.set(key, { lines, filters, ...more });
   const can = filters.length > 0;
-  const sentence = lines.join(", ") + (can ? ". Enter filters, Shift+Enter excludes." : ".");
-  return { [ATTRIBUTE]: key, class: can ? "mark" : "mark fixed", role: can ? "button" : "img", tabindex: "-1", "aria-label": sentence };
+  const look = tone(value);
+  return {
+    [ATTRIBUTE]: key, class: `${kind} ${can ? "mark" : "mark fixed"} ${look.class}`, css: look.css,
+    role: can ? "button" : "img", tabindex: "-1",
+    "aria-label": lines.join(", ") + (can ? ". Enter filters, Shift+Enter excludes." : "."),
+  };
 }
 
 /**

@@ -1,14 +1,12 @@
 // The first look: how much there is, who talks most, and whether the agent is well.
 
-import { h } from "./dom.js";
+import { badge, card, h } from "./dom.js";
 import { amount, bounded, column, duration, margin, percent, rate, scaled, whole } from "./format.js";
-import { interactive, mark, tone } from "./marks.js";
-import { linesOf, plot, stepFor } from "./plot.js";
+import { interactive, mark } from "./marks.js";
+import { linesOf, plotted, stepFor } from "./plot.js";
 import { rangeOf } from "./series.js";
 
-const TALKERS = [
-  ["src_k8s_owner_name", "src_addr"], ["dst_k8s_owner_name", "dst_addr"], ["service", "dst_port"],
-];
+const TALKERS = [["src_k8s_owner_name", "src_addr"], ["dst_k8s_owner_name", "dst_addr"], ["service", "dst_port"]];
 const TOP = 6;
 
 export const view = {
@@ -28,12 +26,11 @@ export const view = {
   },
 
   render(answer, ctx, { status, exporters, talkers }) {
-    const lines = linesOf(answer);
-    const room = h("div", { class: "plot", role: "img", "aria-label": `Rate over time, on average ${rate(answer.total.value / answer.seconds, answer.unit)}` });
-    ctx.after(() => plot(room, answer, lines, { height: 230, brush: (from, to) => ctx.go({ from: from.toFixed(1), to: to.toFixed(1) }) }));
+    const mean = `Rate over time, on average ${rate(answer.total.value / answer.seconds, answer.unit)}`;
+    const room = plotted(ctx, answer, linesOf(answer), 230, mean);
     return [
       tiles(answer, status),
-      h("section", { class: "card" }, h("div", { class: "cardhead" }, h("h2", {}, "Rate"), h("a", { href: ctx.link({ view: "series" }) }, "by source →")), room),
+      card("Rate", h("a", { href: ctx.link({ view: "series" }) }, "by source →"), room),
       h("div", { class: "grid" }, talkers.map((each) => ranking(each, ctx))),
       h("div", { class: "grid two" }, health(status), sources(exporters, ctx)),
     ];
@@ -41,7 +38,9 @@ export const view = {
 };
 
 function tiles(answer, { rates }) {
-  const tile = (label, value, note) => h("div", { class: "tile" }, h("dt", {}, label), h("dd", {}, value, note && h("small", {}, note)));
+  const tile = (label, value, note) => h(
+    "div", { class: "tile" }, h("dt", {}, label), h("dd", {}, value, note && h("small", {}, note)),
+  );
   const { value, error } = answer.total;
   return h(
     "dl", { class: "tiles" },
@@ -64,32 +63,34 @@ function ranking(answer, ctx) {
     const key = value.other ? "\u0000other" : value.label;
     const said = [value.label, bounded(row.value, row.error, answer.unit), `${percent(row.value / answer.total.value)} of all`];
     const filters = value.filter ? [value.filter] : [];
-    marks.set(key, { lines: said, filters });
-    const look = tone(value);
-    const { class: marked, ...attributes } = mark(key, said, filters);
+    const attributes = mark(marks, key, "talker", value, said, filters);
     return h(
-      "div", { ...attributes, class: `talker ${marked} ${look.class}`, css: { ...look.css, "--part": Math.min(1, row.value / most) } },
+      "div", { ...attributes, css: { ...attributes.css, "--part": Math.min(1, row.value / most) } },
       h("span", { class: "name" }, value.label), h("span", { class: "figure" }, bounded(row.value, row.error, answer.unit)),
     );
   });
   const list = h("div", { class: "talkers", role: "group", "aria-label": `Largest by ${column(dimension.column)}` }, bars);
   interactive(list, marks, { choose: ctx.choose });
-  return h("section", { class: "card" }, h("div", { class: "cardhead" }, h("h2", {}, `Top ${column(dimension.column)}`)), bars.length ? list : h("p", { class: "muted" }, "Nothing in this range."));
+  const title = `Top ${column(dimension.column)}`;
+  return card(title, null, bars.length ? list : h("p", { class: "muted" }, "Nothing in this range."));
 }
-
-export const badge = (kind, text) => h("span", { class: `badge ${kind}` }, text);
 
 function health({ ready, sinks, uptime, version, history }) {
   const problems = ready.map((problem) => h("li", {}, badge("bad", "not ready"), problem));
   const outputs = sinks.map(({ name, records, errors, failing }) => h(
-    "li", {}, failing == null ? badge("other", "idle") : failing ? badge("bad", "failing") : badge("good", "works"), h("strong", {}, name),
+    "li", {}, failing == null ? badge("other", "idle") : failing ? badge("bad", "failing") : badge("good", "works"), h(
+      "strong", {}, name,
+    ),
     h("span", { class: "muted" }, `${whole(records)} records${errors ? `, ${whole(errors)} errors` : ""}`),
   ));
   const age = history.newest != null && history.oldest != null ? duration(history.newest - history.oldest) : "nothing yet";
-  return h(
-    "section", { class: "card" }, h("div", { class: "cardhead" }, h("h2", {}, "Health"), ready.length ? badge("bad", "not ready") : badge("good", "ready")),
+  return card(
+    "Health", ready.length ? badge("bad", "not ready") : badge("good", "ready"),
     h("ul", { class: "facts" }, problems, outputs,
-      h("li", {}, h("span", { class: "muted" }, "History"), `${age}, ${whole(history.windows)} windows, ${whole(history.rows)} rows`),
+      h(
+        "li", {}, h("span", { class: "muted" }, "History"),
+        `${age}, ${whole(history.windows)} windows, ${whole(history.rows)} rows`,
+      ),
       h("li", {}, h("span", { class: "muted" }, "Agent"), `${version}, up ${duration(uptime)}`)),
   );
 }
@@ -97,11 +98,14 @@ function health({ ready, sinks, uptime, version, history }) {
 function sources(exporters, ctx) {
   const lost = exporters.reduce((sum, each) => sum + each.lost_records, 0);
   const rows = exporters.slice(0, 6).map(({ exporter, protocol, records, lost_records: gone }) => h(
-    "li", {}, h("strong", {}, exporter), h("span", { class: "muted" }, `${protocol}, ${whole(records)} records`), gone > 0 && badge("warn", `${whole(gone)} lost`),
+    "li", {}, h("strong", {}, exporter), h(
+      "span", { class: "muted" }, `${protocol}, ${whole(records)} records`,
+    ), gone > 0 && badge("warn", `${whole(gone)} lost`),
   ));
-  return h(
-    "section", { class: "card" },
-    h("div", { class: "cardhead" }, h("h2", {}, "Exporters"), lost ? badge("warn", `${whole(lost)} records lost`) : badge("good", "no loss"), h("a", { href: ctx.link({ view: "exporters" }) }, `all ${exporters.length} →`)),
+  const loss = lost ? badge("warn", `${whole(lost)} records lost`) : badge("good", "no loss");
+  const all = h("a", { href: ctx.link({ view: "exporters" }) }, `all ${exporters.length} →`);
+  return card(
+    "Exporters", [loss, all],
     rows.length ? h("ul", { class: "facts" }, rows) : h("p", { class: "muted" }, "Nobody has sent anything yet."),
   );
 }

@@ -27,9 +27,9 @@ function colour(element, look, alpha) {
 
 /**
  * Draw `lines` ({label, look, row}) of an answer with steps into `element`. `brush(from, to)` is called with Unix
- * seconds. Returns the plot.
+ * seconds.
  */
-export function plot(element, answer, lines, { height = 300, brush = null } = {}) {
+function plot(element, answer, lines, height, brush) {
   const style = getComputedStyle(document.documentElement);
   const ink = style.getPropertyValue("--muted").trim();
   const grid = style.getPropertyValue("--line").trim();
@@ -40,7 +40,12 @@ export function plot(element, answer, lines, { height = 300, brush = null } = {}
   for (const { label, look, row } of lines) {
     const errors = bands(row);
     const stroke = colour(element, look, 1);
-    series.push({ label, stroke, width: 1.75, points: { show: answer.times.length < 3 }, value: (_, value) => (value == null ? "" : rate(value, answer.unit)) });
+    series.push(
+      {
+        label, stroke, width: 1.75, points: { show: answer.times.length < 3 },
+        value: (_, value) => (value == null ? "" : rate(value, answer.unit)),
+      }
+    );
     data.push(row.series.map(toRate));
     if (!(row.error > 0)) continue;
     const clear = { stroke: "transparent", width: 0, points: { show: false }, label: `${label} bound` };
@@ -49,24 +54,44 @@ export function plot(element, answer, lines, { height = 300, brush = null } = {}
     data.push(row.series.map((value, i) => toRate(value == null ? null : Math.max(0, value - errors[i]))));
     areas.push({ series: [series.length - 2, series.length - 1], fill: colour(element, look, lines.length > 3 ? 0.09 : 0.15) });
   }
-  const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 }, font: "12px system-ui, sans-serif" };
+  const axis = {
+    stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 },
+    font: "12px system-ui, sans-serif",
+  };
   const options = {
     width: Math.max(element.clientWidth, 280), height, series, bands: areas, legend: { show: false },
     axes: [
-      { ...axis, size: 32, values: (_, times) => times.map((time) => (time % 60 ? clock(time) : clock(time).slice(0, 5))) },
-      { ...axis, size: 84, values: (_, values) => values.map((value) => rate(value, answer.unit).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ")) },
+      {
+        ...axis, size: 32,
+        values: (_, times) => times.map((time) => (time % 60 ? clock(time) : clock(time).slice(0, 5))),
+      },
+      {
+        ...axis, size: 84,
+        values: (_, values) => values.map((value) => rate(value, answer.unit).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ")),
+      },
     ],
-    scales: { x: { time: false, range: () => [Math.min(answer.since, answer.to - answer.step), answer.to] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
-    cursor: { drag: { setScale: false, x: Boolean(brush), y: false }, points: { size: 6 } },
+    scales: {
+      x: { time: false, range: () => [Math.min(answer.since, answer.to - answer.step), answer.to] },
+      y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] },
+    },
+    cursor: { drag: { setScale: false, x: true, y: false }, points: { size: 6 } },
     hooks: {
       setSelect: [(chart) => {
         const { left, width } = chart.select;
-        if (brush && width > 4) brush(chart.posToVal(left, "x"), chart.posToVal(left + width, "x"));
+        if (width > 4) brush(chart.posToVal(left, "x"), chart.posToVal(left + width, "x"));
       }],
       setCursor: [(chart) => readout(element, chart, lines, answer)],
     },
   };
-  return new uPlot(options, data, element);
+  new uPlot(options, data, element);
+}
+
+/** A place in the page where `lines` are drawn once it is there; a brush over it chooses the range. */
+export function plotted(ctx, answer, lines, height, label) {
+  const room = h("div", { class: "plot", role: "img", "aria-label": label });
+  const brush = (from, to) => ctx.go({ from: from.toFixed(1), to: to.toFixed(1) });
+  ctx.after(() => plot(room, answer, lines, height, brush));
+  return room;
 }
 
 /** What the lines say under the pointer. */
@@ -81,7 +106,10 @@ function readout(element, chart, lines, answer) {
     h("strong", {}, `${clock(answer.times[index])}, ${duration(answer.step)}`),
     ...rows.slice(0, 12).map(({ label, look, value, error }) => h(
       "div", {}, h("span", { class: `dot ${look.class}`, css: look.css }), h("span", { class: "grow" }, label),
-      h("span", {}, value == null ? "unknown" : rate(value / answer.step, answer.unit), error > 0 ? ` ± ${rate(error / answer.step, answer.unit)}` : ""),
+      h(
+        "span", {}, value == null ? "unknown" : rate(value / answer.step, answer.unit),
+        error > 0 ? ` ± ${rate(error / answer.step, answer.unit)}` : "",
+      ),
     )),
   );
   box.classList.toggle("left", chart.cursor.left > chart.bbox.width / devicePixelRatio / 2);
@@ -96,11 +124,12 @@ export function stepFor(seconds, least = 10) {
 
 /** A line for each row of an answer; one for the whole where it has no columns. */
 export function linesOf(answer) {
-  if (!answer.dimensions.length) return [{ label: "all", look: tone({ label: "all" }), row: answer.total, filters: [] }];
+  const line = (value, row, filters) => ({ label: value.label, value, look: tone(value), row, filters });
+  if (!answer.dimensions.length) return [line({ label: "all" }, answer.total, [])];
   return answer.rows.map((row) => {
     const values = answer.dimensions.map((dimension, index) => dimension.values[row.at[index]]);
-    const label = values.every(({ other }) => other) ? "Other" : values.map((value) => value.label).join(" → ");
-    const value = { label, other: values.every(({ other }) => other), unknown: values.every(({ unknown }) => unknown) };
-    return { label, look: tone(value), row, filters: values.map(({ filter }) => filter).filter(Boolean) };
+    const [other, unknown] = ["other", "unknown"].map((kind) => values.every((value) => value[kind]));
+    const label = other ? "Other" : values.map((value) => value.label).join(" → ");
+    return line({ label, other, unknown }, row, values.map(({ filter }) => filter).filter(Boolean));
   });
 }

@@ -1,8 +1,9 @@
 // The Sankey: chosen columns side by side, and what goes from each value to the next.
 
-import { choice, h, s, select } from "./dom.js";
+import { h, s } from "./dom.js";
 import { bounded, column, percent } from "./format.js";
-import { interactive, mark, tone } from "./marks.js";
+import { interactive, mark } from "./marks.js";
+import { columnPickers, topPicker } from "./pickers.js";
 import { layout } from "./sankey-layout.js";
 import { rowsTable } from "./table.js";
 
@@ -12,7 +13,9 @@ const PREFERRED = [
   ["src_addr", "dst_addr", "dst_port"],
 ];
 const MARGIN = 168;
-const TOPS = [5, 10, 20, 50];
+const LEAST = 190; // from one column to the next, so that labels have room
+const TOPS = ["5", "10", "20", "50"];
+const USUAL = "10";
 
 /** Columns to begin with: the first of these that history can tell apart. */
 function defaults(columns) {
@@ -26,43 +29,28 @@ export const view = {
 
   query(state, columns) {
     const chosen = this.columns(state, columns);
-    return { dimensions: chosen.join(","), fold: "dimension", top: state.top || "10" };
+    return { dimensions: chosen.join(","), fold: "dimension", top: state.top || USUAL };
   },
 
   controls(ctx) {
-    const chosen = this.columns(ctx.state, ctx.columns);
-    const options = ctx.columns.map(({ column: name }) => [name, column(name)]);
-    const set = (index) => (name) => {
-      const next = name ? chosen.toSpliced(index, 1, name) : chosen.toSpliced(index, 1);
-      ctx.go({ columns: next.join(",") });
-    };
-    const pickers = chosen.map((name, index) => {
-      const free = options.filter(([option]) => option === name || !chosen.includes(option));
-      const none = chosen.length > 2 ? [["", "(remove)"]] : [];
-      return select(`Column ${index + 1}`, [...free, ...none], name, set(index), false);
-    });
-    const spare = options.filter(([name]) => !chosen.includes(name));
-    const add = chosen.length < 4 && spare.length > 0 &&
-      select("Add a column", [["", "+ column"], ...spare], "", set(chosen.length), false);
-    const arrows = pickers.flatMap((picker, index) => (index ? [h("span", { class: "arrow", "aria-hidden": "true" }, "→"), picker] : [picker]));
-    const top = TOPS.map((n) => [String(n), `top ${n}`]);
-    return [...arrows, add, choice("How many values", top, ctx.state.top || "10", (value) => ctx.go({ top: value === "10" ? "" : value }))];
+    return [...columnPickers(ctx, this.columns(ctx.state, ctx.columns), 2, "→"), topPicker(ctx, TOPS, USUAL)];
   },
 
   render(answer, ctx) {
-    return [h("div", { class: "card" }, chart(answer, ctx)), rowsTable(answer, ctx)];
+    return [h("div", { class: "card wide" }, chart(answer, ctx)), rowsTable(answer, ctx)];
   },
 };
 
 function chart(answer, ctx) {
-  const width = Math.max(ctx.width - 40, 520);
-  const margin = Math.min(MARGIN, width / 5);
+  const last = answer.dimensions.length - 1;
+  const width = Math.max(ctx.width - 40, 2 * MARGIN + last * LEAST); // a narrower window scrolls
   const heading = 26;
-  const placed = layout(answer, width - 2 * margin);
+  const placed = layout(answer, width - 2 * MARGIN);
+  const height = placed.height + heading;
+  const names = answer.dimensions.map((dimension) => column(dimension.column));
   const marks = new Map();
   const links = s("g", { class: "links", fill: "none" }, placed.links.map((link) => drawLink(link, answer, marks)));
   const nodes = s("g", {}, placed.nodes.map((node) => drawNode(node, answer, marks)));
-  const last = answer.dimensions.length - 1;
   const headings = answer.dimensions.map((dimension, index) => {
     const x = (index / last) * (placed.width - 14) + 7;
     return s("text", { class: "heading", x, y: -heading / 2, "text-anchor": "middle" }, column(dimension.column));
@@ -70,8 +58,8 @@ function chart(answer, ctx) {
   const svg = s(
     "svg",
     {
-      class: "sankey", viewBox: `${-margin} ${-heading} ${width} ${placed.height + heading}`, width, height: placed.height + heading,
-      role: "group", "aria-label": `Sankey of ${answer.dimensions.map((d) => column(d.column)).join(", ")}; arrow keys go from mark to mark`,
+      class: "sankey", viewBox: `${-MARGIN} ${-heading} ${width} ${height}`, width, height,
+      role: "group", "aria-label": `Sankey of ${names.join(", ")}; arrow keys go from mark to mark`,
     },
     s("g", {}, headings), links, nodes,
   );
@@ -83,12 +71,9 @@ function drawLink(link, answer, marks) {
   const [from, to] = [link.source.of, link.target.of];
   const filters = [from.filter, to.filter].filter(Boolean);
   const said = [`${from.label} → ${to.label}`, ...amounts(link, answer)];
-  const look = tone(from);
-  marks.set(link.id, { lines: said, filters, rows: new Set(link.rows) });
-  const { class: marked, ...attributes } = mark(link.id, said, filters);
   return s("path", {
-    ...attributes, class: `link ${marked} ${look.class}`, css: look.css, d: globalThis.d3.sankeyLinkHorizontal()(link),
-    "stroke-width": Math.max(1, link.width),
+    ...mark(marks, link.id, "link", from, said, filters, { rows: new Set(link.rows) }),
+    d: globalThis.d3.sankeyLinkHorizontal()(link), "stroke-width": Math.max(1, link.width),
   });
 }
 
@@ -97,9 +82,6 @@ function drawNode(node, answer, marks) {
   const filters = filter ? [filter] : [];
   const name = answer.dimensions[node.column].column;
   const said = [`${column(name)} ${label}`, ...amounts(node, answer)];
-  const look = tone(node.of);
-  marks.set(node.id, { lines: said, filters, rows: new Set(node.rows) });
-  const { class: marked, ...attributes } = mark(node.id, said, filters);
   const last = node.column === answer.dimensions.length - 1;
   const first = node.column === 0;
   const height = Math.max(1, node.y1 - node.y0);
@@ -108,9 +90,12 @@ function drawNode(node, answer, marks) {
   const short = label.length > 24 ? `${label.slice(0, 23)}…` : label;
   const value = s("tspan", { class: "muted", dx: "6" }, bounded(node.value, 0, answer.unit));
   return s(
-    "g", { ...attributes, class: `node ${marked} ${look.class}`, css: look.css },
+    "g", mark(marks, node.id, "node", node.of, said, filters, { rows: new Set(node.rows) }),
     s("rect", { x: node.x0, y: node.y0, width: node.x1 - node.x0, height, rx: 2 }),
-    s("text", { x, y, dy: "0.35em", "text-anchor": first ? "end" : "start", class: first || last ? "" : "halo" }, short, value),
+    s(
+      "text", { x, y, dy: "0.35em", "text-anchor": first ? "end" : "start", class: first || last ? "" : "halo" }, short,
+      value,
+    ),
   );
 }
 

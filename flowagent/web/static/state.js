@@ -1,6 +1,6 @@
 // All that a page shows is in its address: #/VIEW?name=value. Here it is read, written and changed.
 
-const DEFAULTS = { from: "-15m", to: "now", measure: "bytes", top: "", columns: "", live: "1", sort: "", mode: "" };
+const DEFAULTS = { from: "-15m", to: "now", measure: "bytes", top: "", columns: "", live: "1", sort: "" };
 
 /** The state that an address stands for; what is left out has its default. */
 export function parse(hash) {
@@ -69,7 +69,8 @@ export function parameters(state, more) {
 }
 
 /**
- * An answer with `since` and `seconds`, the part of its range that the history knows: steps before that are unknown, not nothing.
+ * An answer with `since` and `seconds`, the part of its range that the history knows: steps before that are unknown,
+ * not nothing.
  * `certain` says how good a number without a bound is.
  */
 export function withinHistory(answer) {
