@@ -35,6 +35,7 @@ OF_NO_MODULE = {
     "tests/test_stages_faults.py": "the rest of test_stages.py",
     "tests/aggregate/test_policy_memory.py": "the rest of test_policy.py",
     "tests/test_reload.py": "the rest of test_pipeline.py",
+    "tests/test_resume.py": "the rest of test_pipeline.py, about sources that read from a log",
 }
 # Modules without a test file of their own name, and where they are tested.
 TESTED_ELSEWHERE = {
