@@ -22,6 +22,7 @@ CLIENTS = {
     "cramjam": {"export/push.py"},
     "google": {"export/prometheus_protobuf.py"},
     "lark": {"filters.py"},
+    "msgpack": {"ingest/objects.py"},
     "prometheus_client": {"export/prometheus.py"},
     "pyarrow": {"export/parquet.py", "ingest/parquet.py"},
     "zstandard": {"export/file.py", "frames.py", "ingest/ndjson.py", "ingest/pcap.py"},
