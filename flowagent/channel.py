@@ -22,7 +22,7 @@ class Channel:
     """Holds at most `max_rows` rows; full, it drops the oldest batches: live traffic waits for nobody."""
 
     def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
+        self.max_rows = max_rows
         self._items: deque[Item] = deque()
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
@@ -33,7 +33,7 @@ class Channel:
         """Take a batch; what no longer fits is dropped, oldest first."""
         self._items.append(item)
         self.rows += len(item.batch)
-        while self.rows > self._max_rows and len(self._items) > 1:
+        while self.rows > self.max_rows and len(self._items) > 1:
             old = self._items.popleft()
             self.rows -= len(old.batch)
             self.dropped_rows += len(old.batch)

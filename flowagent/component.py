@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -45,12 +45,15 @@ class Context:
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every configuration: immutable, strict about names and types, equal by value."""
 
+    brings: ClassVar[tuple[str, ...]] = ()
+    """Of a source: columns of names that its rows may have already, which the window keeps apart."""
+
     def __hash__(self) -> int:
         return hash(msgspec.json.encode(self))
 
 
-Deliver = Callable[[Batch], None]
-"""Takes the rows a source decoded; never blocks."""
+Deliver = Callable[[Batch], int]
+"""Takes the rows a source decoded; never blocks. Returns the mark of this delivery: the next number."""
 
 
 class Source(Protocol):
@@ -73,6 +76,21 @@ class Source(Protocol):
 
     def backlog(self) -> float:
         """The part of its input buffers (0 to 1) that is filled; 0 where nothing waits."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A source that can wait, and that reads again what was not settled when it ended."""
+
+    hurry: bool
+    """Whether it waits for all that it delivered to be settled; a window is then cut short."""
+
+    def settled(self, mark: int, filled: float) -> None:
+        """All deliveries up to this mark are settled (see `progress`); called a few times a second.
+
+        `filled` is the part (0 to 1) of the room in front of the slowest sink that is in use. The source is closed
+        only after the sinks have sent what they could, and is told of that before.
+        """
 
 
 class Analysis(Protocol):

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from flowagent.metrics import Family
+from flowagent.progress import Span
 
 
 class Outcomes:
@@ -57,19 +58,30 @@ class Outcomes:
 class Ticket:
     """Follows one batch through all sinks: exported if any took it, else on disk, else dropped for the last reason."""
 
-    __slots__ = ("_is_on_disk", "_left", "_outcomes", "_records", "_taken")
+    __slots__ = ("_is_on_disk", "_left", "_outcomes", "_records", "_span", "_taken")
 
-    def __init__(self, outcomes: Outcomes, records: int, sinks: int) -> None:
+    def __init__(self, outcomes: Outcomes, records: int, sinks: int, span: Span | None = None) -> None:
+        """`span` is told what is settled; None where nobody wants to know."""
         self._outcomes = outcomes
         self._records = records
         self._left = sinks
         self._taken = False
         self._is_on_disk = False
+        self._span = span
+        if span is not None:
+            span.open += sinks
         if sinks == 0:
             outcomes.exported(records)
 
-    def done(self, reason: str | None, *, is_on_disk: bool = False) -> None:
+    def saved(self) -> None:
+        """One sink has the batch on disk, where it survives the process."""
+        if self._span is not None:
+            self._span.settle()
+
+    def done(self, reason: str | None, *, was_saved: bool = False, is_on_disk: bool = False) -> None:
         """One sink is through with the batch; `reason` says why it did not take it, unless it `is_on_disk`."""
+        if not was_saved:
+            self.saved()
         self._taken |= reason is None and not is_on_disk
         self._is_on_disk |= is_on_disk
         self._left -= 1

@@ -97,13 +97,19 @@ class Outlet:
                 await self._save_queue()
                 for tickets in self._tickets.values():
                     for ticket in tickets:
-                        ticket.done(None, is_on_disk=True)
+                        ticket.done(None, was_saved=True, is_on_disk=True)
                 self._tickets.clear()
                 if len(self._spool):
                     self._ctx.log.warning("%d rows stay in the spool until the next run", self._spool.rows)
                 self._spool.close()
                 self._worker.stop()
             self.channel.abandon(self._closing)
+
+    @property
+    def filled(self) -> float:
+        """The part (0 to 1) of its room for rows that wait, in memory or on disk, that is in use."""
+        on_disk = 0.0 if self._spool is None else self._spool.bytes / self._spool.max_bytes
+        return max(on_disk, self.channel.rows / self.channel.max_rows)
 
     def close(self, reason: str) -> None:
         """No more rows will come; `run` ends when all are sent, or are safe on disk while the sink is out of reach."""
@@ -194,7 +200,7 @@ class Outlet:
                 self._tickets.pop(self._saved.id, None)
                 await self._worker.run(partial(self._spool.remove, self._saved.id))
         if verdict.is_final:
-            _done(items, verdict.reason)
+            _done(items, verdict.reason, was_saved=self._saved is not None)
         elif self._saved is None:
             await self._save(items)
         return verdict
@@ -212,7 +218,7 @@ class Outlet:
             async with self._disk:
                 await self._worker.run(partial(self._spool.remove, entry.id))
             for ticket in self._tickets.pop(entry.id, []):
-                ticket.done(verdict.reason)
+                ticket.done(verdict.reason, was_saved=True)
         return verdict
 
     async def _write(self, batch: Batch) -> _Verdict:
@@ -261,7 +267,12 @@ class Outlet:
                 async with self._disk:
                     if self._in_flight:
                         items = self._in_flight
-                        self._saved = self._file(items, await self._worker.run(partial(_put, self._spool, items)))
+                        put = await self._worker.run(partial(_put, self._spool, items))
+                        if isinstance(put, OSError):  # the write may succeed yet
+                            self._complain(put)
+                            self._since = self._ctx.clock.monotonic()
+                        else:
+                            self._saved = self._file(items, put)
             if is_late or len(self._spool):
                 await self._save_queue()
 
@@ -277,17 +288,22 @@ class Outlet:
     def _file(self, items: list[Item], put: tuple[Entry, list[Entry]] | OSError) -> Entry | None:
         """Remember whom to tell about rows in the spool; where the disk failed they are lost, and counted."""
         if isinstance(put, OSError):
-            self._spool_errors += 1
-            self._ctx.log.error("%s", put)
+            self._complain(put)
             _done(items, "spool_failed")
             return None
         entry, dropped = put
         self._tickets[entry.id] = [item.ticket for item in items]
+        for item in items:
+            item.ticket.saved()
         for old in dropped:
             self._spool_dropped += old.rows
             for ticket in self._tickets.pop(old.id, []):
-                ticket.done("spool_full")
+                ticket.done("spool_full", was_saved=True)
         return entry
+
+    def _complain(self, error: OSError) -> None:
+        self._spool_errors += 1
+        self._ctx.log.error("%s", error)
 
     def _fail(self, problem: str) -> None:
         self._errors += 1
@@ -328,6 +344,6 @@ def _put(spool: Spool, items: list[Item]) -> tuple[Entry, list[Entry]] | OSError
         return error
 
 
-def _done(items: Iterable[Item], reason: str | None) -> None:
+def _done(items: Iterable[Item], reason: str | None, *, was_saved: bool = False) -> None:
     for item in items:
-        item.ticket.done(reason)
+        item.ticket.done(reason, was_saved=was_saved)

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from flowagent.batch import Batch
 from flowagent.channel import Item
-from flowagent.component import Context, Enricher, Sink, Source
+from flowagent.component import Context, Enricher, Resumable, Sink, Source
 from flowagent.config import PACKAGES, Config, Kind
 from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError
@@ -23,6 +23,7 @@ from flowagent.history.store import History
 from flowagent.metrics import Family
 from flowagent.outcome import Outcomes, Ticket
 from flowagent.outlet import Outlet
+from flowagent.progress import Progress
 from flowagent.stages import Stages
 
 _TICK = 0.25
@@ -56,6 +57,7 @@ class Pipeline:
     def __init__(self, config: Config, ctx: Context) -> None:
         self.config = config
         self.outcomes = Outcomes()
+        self._progress = Progress()
         self._ctx = ctx
         self._stages = Stages(config, self.outcomes, ctx)
         self.sources: dict[Kind, Source] = {}
@@ -143,15 +145,19 @@ class Pipeline:
             task = self._group.create_task(run(), name=f"{kind.section} {kind.name}")
             self._running[kind] = (stack.pop_all(), task)
 
+    async def _stop(self, kind: Kind) -> None:
+        """End a component's task."""
+        if kind in self._running:
+            _, task = self._running[kind]
+            task.cancel()
+            await asyncio.wait([task])
+
     async def _end(self, kind: Kind) -> None:
         """End a component."""
-        running = self._running.pop(kind, None)
-        if running is None:
-            return
-        stack, task = running
-        task.cancel()
-        await asyncio.wait([task])
-        await stack.aclose()
+        await self._stop(kind)
+        if kind in self._running:
+            stack, _ = self._running.pop(kind)
+            await stack.aclose()
 
     async def _until(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -165,12 +171,14 @@ class Pipeline:
 
     async def _finish(self) -> None:
         """Drain from the sources down."""
-        for kind in list(self.sources):
-            await self._end(kind)
+        for kind, source in self.sources.items():
+            await (self._stop if isinstance(source, Resumable) else self._end)(kind)
         self.tick(final=True)
         for kind in list(self.enrichers):
             await self._end(kind)
         await self._drain(self.outlets, "shutdown")
+        for kind in list(self.sources):
+            await self._end(kind)
 
     async def _drain(self, outlets: Mapping[Kind, Outlet], reason: str) -> None:
         """Let sinks send what is left, all at the same time, and end them."""
@@ -179,20 +187,31 @@ class Pipeline:
         tasks = [self._running[kind][1] for kind in outlets if kind in self._running]
         if tasks:
             await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
+        self._tell_sources()  # before the rest is given up: it may be read again
         for kind, outlet in outlets.items():
             if kind in self._running and not self._running[kind][1].done():
                 self._ctx.log.warning("%s %s did not finish within %g s", kind.section, kind.name, DRAIN_SECONDS)
             await self._end(kind)
             outlet.channel.abandon(reason)  # of one that never ran
 
-    def deliver(self, batch: Batch) -> None:
+    def deliver(self, batch: Batch) -> int:
         """Take decoded records; sync and quick, whatever the sinks do."""
-        self.outcomes.decoded += len(batch)
+        mark = self._progress.next()
+        self.outcomes.decoded += batch.record_count
         self._forward(self._stages.process(batch, self._ctx.clock.now_ns(), self._backlog()))
+        return mark
 
     def tick(self, *, final: bool = False) -> None:
         """Forward what is due by now; all that is left when `final`."""
+        final = final or any(isinstance(source, Resumable) and source.hurry for source in self.sources.values())
         self._forward(self._stages.tick(self._ctx.clock.now_ns(), self._backlog(), final=final))
+        self._tell_sources()
+
+    def _tell_sources(self) -> None:
+        filled = max((outlet.filled for outlet in self.outlets.values()), default=0.0)
+        for source in self.sources.values():
+            if isinstance(source, Resumable):
+                source.settled(self._progress.settled, filled)
 
     def _backlog(self) -> float:
         return max((source.backlog() for source in self.sources.values()), default=0.0)
@@ -200,9 +219,11 @@ class Pipeline:
     def _forward(self, batch: Batch) -> None:
         for start in range(0, len(batch), _SLICE):
             part = batch.rows(start, start + _SLICE) if len(batch) > _SLICE else batch
-            ticket = Ticket(self.outcomes, part.record_count, len(self.outlets))
+            ticket = Ticket(self.outcomes, part.record_count, len(self.outlets), self._progress.span)
             for outlet in self.outlets.values():
                 outlet.channel.put(Item(part, ticket))
+        if self._stages.is_empty:
+            self._progress.end_span()
 
     async def reload(self, config: Config) -> None:
         """Change to another configuration: what is the same goes on, what is gone drains and ends, what is new starts.

@@ -135,6 +135,7 @@ _COLUMNS = (
     *_NAMES,
     Column("weight", "f8", "none", "each sampled row stands for this many rows"),
     Column("inclusion_prob", "f8", "none", "probability with which the row was kept"),
+    Column("row_id", "u8", "none", "number of a row that was read from Kafka, the same however often it is read"),
 )
 
 COLUMNS: dict[str, Column] = {column.name: column for column in _COLUMNS}

@@ -18,6 +18,7 @@ from flowagent.schema import COLUMNS, FLOW_KEY
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _UNITS = {"ms": 1e-3, "s": 1, None: 1, "m": 60, "h": 3600, "d": 86400}
+KEY = (*FLOW_KEY, "exporter", "export_protocol", "observation_domain", "in_if", "out_if", "direction")
 Objective = Literal["bytes", "packets", "flows"]
 """What a sample can be drawn to tell the totals of."""
 
@@ -27,16 +28,8 @@ class Window(Settings, frozen=True):
 
     every: str | float = "10s"
     """Length of a window; 0 passes records through."""
-    key: tuple[str, ...] = (
-        *FLOW_KEY,
-        "exporter",
-        "export_protocol",
-        "observation_domain",
-        "in_if",
-        "out_if",
-        "direction",
-    )
-    """Columns that make a key."""
+    key: tuple[str, ...] = KEY
+    """Columns that make a key. With the default, so do the names that rows of other agents bring."""
     measures: tuple[str, ...] = ("bytes", "packets", "records", "start_ns", "end_ns", "received_ns", "tcp_flags")
     """Columns that are merged, each by its own rule."""
     max_keys: Annotated[int, msgspec.Meta(ge=1024)] = 200_000

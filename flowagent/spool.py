@@ -48,7 +48,7 @@ class Spool:
 
     def __init__(self, path: Path, max_bytes: int, log: logging.Logger) -> None:
         self._path = path
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._log = log
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
@@ -122,7 +122,7 @@ class Spool:
 
     def _put(self, batch: Batch, data: bytes) -> tuple[Entry, list[Entry]]:
         dropped = []
-        while self._entries and self.bytes + len(data) > self._max_bytes:
+        while self._entries and self.bytes + len(data) > self.max_bytes:
             dropped.append(self._forget(next(iter(self._entries))))
         try:
             db = self._database()

@@ -30,6 +30,7 @@ from flowagent.prepare import Prepare
 from flowagent.sampling.sampler import Sampler
 from flowagent.sampling.shed import Shed
 from flowagent.scale import probabilities
+from flowagent.sections import KEY
 
 _ENOUGH = 32768
 """Records that are worth a round: larger groups, fewer calls."""
@@ -83,7 +84,14 @@ class Stages:
         self._every_ns = every_ns or SECOND
         self._shed.configure(s.objectives if s.overload else None)
         sampler = Sampler(s, self._every_ns, self._outcomes) if s.budget is not None else None
-        return Window(every_ns, w.key, w.measures, w.max_keys), sampler
+        brought = {name: None for kind in config.ingest for name in kind.settings.brings} if w.key == KEY else ()
+        return Window(every_ns, w.key, w.measures, w.max_keys, tuple(brought)), sampler
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of what came in is inside: all of it was forwarded, or is accounted for."""
+        is_sampled = self._sampler is None or self._sampler.is_empty
+        return not self._gathered and self._window.is_empty and is_sampled
 
     def _make_dedup(self, config: Config) -> Deduplicate:
         return Deduplicate(config.dedup, self._outcomes, int(self._ctx.rng.integers(2**63)))
@@ -104,7 +112,7 @@ class Stages:
         """From now on these say what values mean, and these look at records."""
         self.analyses = list(analyses)
         looked_at = (a.columns for a in self.analyses)
-        held = self._window.columns or self.history.columns
+        held = self.history.columns if self._window.columns is None else self._window.needs
         self._names.connect(enrichers, self._dedup.columns.union(held, *looked_at))
         self.history.names = self._names.names
 

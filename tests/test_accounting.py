@@ -93,6 +93,10 @@ BEHAVIOURS = ("ok", "busy", "refuses", "picky", "broken", "hangs")
 class Recipe:
     component: object = field(compare=False)
 
+    @property
+    def brings(self):
+        return ()
+
     def build(self, _):
         return self.component
 
@@ -171,7 +175,7 @@ async def run(window, behaviours, queue_rows, steps, sampling=Sampling()):  # no
     )
     pipeline = Pipeline(config, Context("test", clock))
     for outlet in pipeline.outlets.values():
-        outlet.channel._max_rows = queue_rows
+        outlet.channel.max_rows = queue_rows
     stop, started = asyncio.Event(), asyncio.Event()
     task = asyncio.get_running_loop().create_task(pipeline.run(stop, started=started))
     await started.wait()

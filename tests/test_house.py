@@ -42,6 +42,7 @@ OF_NO_MODULE = {
     "tests/ui/test_views.py": "flowagent/web/static, in a browser",
     "tests/aggregate/test_policy_memory.py": "the rest of test_policy.py",
     "tests/test_reload.py": "the rest of test_pipeline.py",
+    "tests/test_resume.py": "the rest of test_pipeline.py, about sources that read from a log",
 }
 # Modules without a test file of their own name, and where they are tested.
 TESTED_ELSEWHERE = {

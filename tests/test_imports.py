@@ -30,12 +30,13 @@ CLIENTS = {
         "web/query.py",
         "web/server.py",
     },
-    "aiokafka": {"brokers.py", "export/producer.py"},
+    "aiokafka": {"brokers.py", "export/producer.py", "ingest/consumer.py", "ingest/kafka.py"},
     "cairosvg": {"pictures/page.py"},
     "cramjam": {"export/push.py"},
     "google": {"export/prometheus_protobuf.py"},
     "lark": {"filters.py"},
     "maxminddb": {"enrich/mmdb.py"},
+    "msgpack": {"ingest/objects.py"},
     "prometheus_client": {"export/prometheus.py"},
     "pyarrow": {"export/parquet.py", "ingest/parquet.py"},
     "pyroute2": {"enrich/netlink.py"},
@@ -152,8 +153,8 @@ def test_every_client_is_still_used_where_it_says():
 def test_decoding_touches_neither_sockets_nor_clocks_nor_the_log(path):
     # The decoders proper: bytes and times come in as arguments. (values.py asks `socket` what an address means.)
     sources = {
-        "udp.py", "recvmmsg.py", "tcp.py", "connection.py", "conntrack.py", "packets.py", "packetring.py",
-        "snapshot.py", "values.py", "__init__.py",
+        "udp.py", "recvmmsg.py", "tcp.py", "connection.py", "conntrack.py", "packets.py", "packetring.py", "kafka.py",
+        "consumer.py", "snapshot.py", "values.py", "__init__.py",
     }  # fmt: skip
     if package(path) == "ingest" and path.name not in sources:
         assert not imports(path) & {"socket", "asyncio", "time", "logging", "random", "os", "threading"}

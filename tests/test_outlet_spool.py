@@ -17,6 +17,7 @@ from flowagent.delivery import Delivery
 from flowagent.errors import ConfigError, Rejected, Retry
 from flowagent.outcome import Outcomes, Ticket
 from flowagent.outlet import Outlet
+from flowagent.progress import Progress
 
 NO_PAUSE = SimpleNamespace(random=lambda: -1)
 QUICK = {"batch_rows": 100, "max_wait": 0}
@@ -75,10 +76,10 @@ class Bench:
         if end:
             assert self.outcomes.pending == 0
 
-    def put(self, *values):
+    def put(self, *values, span=None):
         batch = Batch({"bytes": np.array(values, "u8")})
         self.outcomes.decoded += len(batch)
-        self.outlet.channel.put(Item(batch, Ticket(self.outcomes, len(batch), 1)))
+        self.outlet.channel.put(Item(batch, Ticket(self.outcomes, len(batch), 1, span)))
 
     def account(self):
         return {key: n for key, n in self.outcomes.counts.items() if n}
@@ -326,3 +327,41 @@ async def _story(path, steps):
     assert sorted(set(taken)) == list(range(count))
     firsts = list(dict.fromkeys(taken))
     assert firsts == sorted(firsts)
+
+
+async def test_a_disk_that_fails_while_a_write_hangs_costs_nothing(bench, monkeypatch):
+    """The write may succeed yet."""
+    monkeypatch.setattr(outlet_module, "_PATIENCE", 0.02)
+    monkeypatch.setattr(outlet_module.Spool, "put", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
+    sink, progress = Sink(works=False, hangs=True), Progress()
+    async with bench.run(sink) as outlet:
+        progress.next()
+        bench.put(1, span=progress.span)
+        progress.end_span()
+        await until(lambda: bench.metric("spool_errors") > 1)
+        assert bench.account() == {}
+        assert progress.settled == 0
+        sink.works.set()
+        await until(lambda: sink.taken == [1])
+    assert not outlet.channel.rows
+    assert bench.account() == {("exported", ""): 1}
+    assert progress.settled == 1
+
+
+async def test_rows_are_settled_once_they_are_on_disk(bench):
+    sink, progress = Sink(works=False), Progress()
+    async with bench.run(sink):
+        progress.next()
+        bench.put(1, span=progress.span)
+        progress.end_span()
+        await until(lambda: progress.settled == 1)
+        assert bench.metric("spool_rows") == 1
+        assert bench.account() == {}
+        assert 0 < bench.outlet.filled < 1
+
+
+async def test_how_much_waits_in_memory(bench):
+    outlet = Outlet(Sink(), Context("out"), Outcomes(), Delivery(spool=0), max_rows=10)
+    assert outlet.filled == 0
+    outlet.channel.put(Item(Batch({"bytes": np.arange(5, dtype="u8")}), Ticket(Outcomes(), 5, 1)))
+    assert outlet.filled == 0.5

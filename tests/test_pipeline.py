@@ -28,6 +28,10 @@ class Recipe:
     make: object = field(compare=False)
     version: int = 1
 
+    @property
+    def brings(self):
+        return ()
+
     def build(self, ctx):
         return self.make(ctx)
 

@@ -29,7 +29,7 @@ NAMES = re.findall(
     src_k8s_network_name dst_k8s_network_name k8s_flow_layer k8s_cluster_name
     src_subnet_label dst_subnet_label src_country dst_country src_city dst_city src_as_name dst_as_name
     in_if_name out_if_name service
-    weight inclusion_prob
+    weight inclusion_prob row_id
 """,
 )
 KINDS = {"int", "addr", "mac", "time", "enum", "name", "text", "bytes"}

@@ -20,7 +20,7 @@ from flowagent.component import Context, Settings
 from flowagent.errors import ConfigError
 from flowagent.grouping import Groups, group_rows, key_arrays
 from flowagent.metrics import Family
-from flowagent.scale import upstream_variance
+from flowagent.scale import measure, probabilities, upstream_variance
 from flowagent.schema import COLUMNS, SAMPLING_SOURCES
 
 _MEASURES = ("bytes", "packets")
@@ -61,13 +61,14 @@ class Counters:
     @property
     def columns(self) -> frozenset[str]:
         """What is needed of each record."""
-        return frozenset((*self._labels, *_MEASURES, "records", "sampling_rate", "sampling_source"))
+        return frozenset((*self._labels, *_MEASURES, "records", "sampling_rate", "sampling_source", "inclusion_prob"))
 
     def process(self, batch: Batch, flows: Batch | None = None, now_ns: int = 0) -> None:  # noqa: ARG002
         """Count these records; neither windows nor the time matter."""
         if not len(batch):
             return
         self._count_sources(batch)
+        batch = _unsampled(batch)
         present = [name for name in self._labels if name in batch]
         by = [*present, "sampling_rate"] if "sampling_rate" in batch else present
         groups, sums = _sum_groups(batch, by)
@@ -120,6 +121,19 @@ class Counters:
         known = "Flow records by how their sampling rate is known; unknown ones are counted unscaled."
         sources = {(name,): int(n) for name, n in zip(SAMPLING_SOURCES, self._sources, strict=True)}
         yield Family("flowagent_flow_sampling_records", "counter", known, ("sampling_source",), sources)
+
+
+def _unsampled(batch: Batch) -> Batch:
+    """Rows that another agent sampled with the totals that each stands for; exact rows as they are."""
+    prob = probabilities(batch)
+    if isinstance(prob, float) and prob == 1:
+        return batch
+    return batch.with_columns(
+        {
+            name: np.where(prob == 1, _measure(batch, name), np.rint(measure(batch, name) / prob).astype(np.uint64))
+            for name in _MEASURES
+        }
+    )
 
 
 def _sum_groups(batch: Batch, by: list[str]) -> tuple[Groups, dict[str, list[int]]]:

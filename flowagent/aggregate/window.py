@@ -27,9 +27,13 @@ _MIN_MERGE = 65536
 class Window:
     """Aggregates what `process` gets; `every_ns` 0 passes rows through unchanged."""
 
-    def __init__(self, every_ns: int, key: Iterable[str], measures: Iterable[str], max_keys: int) -> None:
+    def __init__(
+        self, every_ns: int, key: Iterable[str], measures: Iterable[str], max_keys: int, brought: Iterable[str] = ()
+    ) -> None:
+        """Columns in `brought` are part of the key where rows have them; nobody is asked to make them."""
         self._every_ns = every_ns
-        self._key = tuple(dict.fromkeys((*key, *_IMPLICIT_KEY)))
+        self._brought = frozenset(brought).difference(key)
+        self._key = tuple(dict.fromkeys((*key, *_IMPLICIT_KEY, *sorted(self._brought))))
         self._measures = tuple(measures)
         if "records" not in self._measures:
             self._measures += ("records",)
@@ -44,6 +48,16 @@ class Window:
     def columns(self) -> frozenset[str] | None:
         """What the window needs of each record; None (all) where it passes rows through."""
         return frozenset((*self._key, *self._measures)) if self._every_ns else None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The columns of them that are to be made where rows lack them."""
+        return (self.columns or frozenset()) - self._brought
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing."""
+        return not self._partials and not len(self._merged)
 
     @property
     def starts_ns(self) -> int | None:

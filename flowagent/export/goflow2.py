@@ -134,8 +134,9 @@ FIELDS: tuple[Field, ...] = (
     Field("observation_point_id", 71, "uint32", column("observation_point"), "observation point"),
     Field("sampling_weight", 1000, "double", WEIGHT, "of a sampled row: rows it stands for; bytes has it in"),
     Field("sampling_probability", 1001, "double", PROBABILITY, "of a sampled row: probability with which it was kept"),
+    Field("row_id", 1002, "uint64", column("row_id"), "number of a row that was read from Kafka"),
 )  # fmt: skip
-"""In the order of JSON, which is goflow2's. 1000 and above are for users' fields; the two there are ours."""
+"""In the order of JSON, which is goflow2's. 1000 and above are for users' fields; those there are ours."""
 NOT_FILLED: dict[str, int] = {
     "next_hop_as": 13, "ip_flags": 38, "mpls_ttl": 80, "mpls_ip": 82, "bgp_communities": 101, "as_path": 102,
     "layer_stack": 103, "layer_size": 104, "ipv6_routing_header_addresses": 105, "ipv6_routing_header_seg_left": 106,

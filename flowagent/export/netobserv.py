@@ -176,10 +176,11 @@ _FIELDS = (
     Field("Etype", "number", ETHER_TYPE, "Ethernet type"),
     Field("SamplingWeight", "number", WEIGHT, "of a sampled row: rows it stands for; counted in Bytes and Packets"),
     Field("SamplingProbability", "number", PROBABILITY, "of a sampled row: probability with which it was kept"),
+    Field("RowId", "number", column("row_id"), "number of a row that was read from Kafka"),
 )
 
 FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
-"""In their order of printing. `AgentIP` and `Etype` are of NetObserv's agent, the sampling ones are ours."""
+"""In their order of printing. `AgentIP` and `Etype` are of NetObserv's agent, sampling ones and `RowId` are ours."""
 NOT_FILLED = (
     "TimeFlowRttNs", "ZoneId", "PktDropLatestFlags", "PktDropLatestState", "PktDropLatestDropCause",
     "DnsId", "DnsName", "DnsLatencyMs", "DnsErrno", "DnsFlags", "DnsFlagsResponseCode", "NetworkEvents", "IPSecStatus",

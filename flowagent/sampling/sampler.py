@@ -62,6 +62,11 @@ class Sampler:
         self._count = dict.fromkeys(("in", "out", "bytes", "variance"), 0.0)
         self._threshold = 0.0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing."""
+        return not self._held
+
     def add(self, batch: Batch, starts_ns: int) -> None:
         """Rows of the window that began at `starts_ns`."""
         if not len(batch):

@@ -22,6 +22,7 @@ from flowagent.metrics import Family
 from flowagent.outcome import Outcomes
 from flowagent.sampling.pool import threshold
 from flowagent.sampling.sizes import Sizes
+from flowagent.scale import probabilities
 from flowagent.sections import Objective
 
 HIGH, LOW = 0.4, 0.1
@@ -76,7 +77,8 @@ class Shed:
 
     @staticmethod
     def _marked(batch: Batch, prob: Array) -> Batch:
-        return batch.with_columns({"inclusion_prob": prob})
+        known = probabilities(batch)  # that of rows which another agent sampled
+        return batch.with_columns({"inclusion_prob": prob if isinstance(known, float) and known == 1 else prob * known})
 
     def families(self) -> Iterable[Family]:
         """Self metrics."""

@@ -73,7 +73,8 @@ def test_nothing_counts_nothing():
 
 
 def test_what_it_needs_of_each_record():
-    assert counters("proto").columns == {"proto", "bytes", "packets", "records", "sampling_rate", "sampling_source"}
+    sampling = {"sampling_rate", "sampling_source", "inclusion_prob"}
+    assert counters("proto").columns == {"proto", "bytes", "packets", "records"} | sampling
 
 
 def test_missing_and_unknown_labels_are_empty_and_not_zero():
@@ -279,3 +280,9 @@ def test_every_path_gives_what_counting_record_by_record_gives(parts, labels):
     for rows in parts:
         c.process(to_batch(rows))
     assert totals(c) == reference([row for rows in parts for row in rows], labels)
+
+
+def test_rows_that_another_agent_sampled_count_for_what_they_stand_for():
+    component = counters()
+    component.process(batch(bytes=[100, 7], packets=[1, 1], inclusion_prob=[0.25, 1.0]))
+    assert totals(component) == {(): (407, 5, 2)}

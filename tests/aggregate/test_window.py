@@ -243,3 +243,18 @@ def test_an_unknown_measure_is_not_zero():
 @pytest.mark.parametrize("name", ["windows", "window_early_flushes", "window_rows"])
 def test_series_exist_from_the_start(name):
     assert metric(window(), name) == 0
+
+
+def test_columns_that_rows_bring_are_part_of_the_key_and_not_asked_for():
+    window = Window(10 * SECOND, ("src_port",), ("bytes",), 1 << 20, ("src_k8s_name", "src_port"))
+    batch = Batch({
+        "src_port": np.array([1, 1, 1], "u2"), "bytes": np.array([1, 2, 4], "u8"),
+        "src_k8s_name": np.array([5, 5, 6], "u8"),
+    })  # fmt: skip
+    window.process(batch, 0)
+    rows = window.flush(0, final=True)
+    assert sorted(zip(rows["src_k8s_name"].tolist(), rows["bytes"].tolist(), strict=True)) == [(5, 3), (6, 4)]
+    assert "src_k8s_name" in window.columns
+    assert "src_k8s_name" not in window.needs
+    assert "src_port" in window.needs
+    assert window.is_empty

@@ -33,7 +33,7 @@ PUBLISHED = {
     "ipv6_routing_header_addresses": (105, "repeated bytes"), "ipv6_routing_header_seg_left": (106, "uint32"),
     "time_received_ns": (110, "uint64"), "time_flow_start_ns": (111, "uint64"), "time_flow_end_ns": (112, "uint64"),
 }  # fmt: skip
-OURS = {"sampling_weight": (1000, "double"), "sampling_probability": (1001, "double")}
+OURS = {"sampling_weight": (1000, "double"), "sampling_probability": (1001, "double"), "row_id": (1002, "uint64")}
 
 
 FlowMessage = message_class(PUBLISHED | OURS, ("FLOWUNKNOWN", "SFLOW_5", "NETFLOW_V5", "NETFLOW_V9", "IPFIX"))

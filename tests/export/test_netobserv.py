@@ -42,7 +42,13 @@ PUBLISHED_ELSEWHERE = {
     "DnsLatencyMs", "DnsErrno", "DnsFlags", "DnsFlagsResponseCode", "NetworkEvents", "IPSecStatus", "_RecordType",
     "_HashId", "_IsFirst", "numFlowLogs", "Bytes_AB", "Bytes_BA", "Packets_AB", "Packets_BA",
 }  # fmt: skip
-OURS = {"AgentIP": "string", "Etype": "number", "SamplingWeight": "number", "SamplingProbability": "number"}
+OURS = {
+    "AgentIP": "string",
+    "Etype": "number",
+    "SamplingWeight": "number",
+    "SamplingProbability": "number",
+    "RowId": "number",
+}
 
 
 def test_the_fields_are_those_of_the_published_list():

@@ -153,3 +153,11 @@ def test_sources_that_let_a_quarter_gather_cause_nothing():
     for backlog in np.linspace(0, 0.39, 40):
         made.follow(backlog)
     assert made.factor == 1
+
+
+def test_probabilities_that_rows_bring_count():
+    made = shed(4.0)
+    brought = alike(10_000).with_columns({"inclusion_prob": constant(0.5, 10_000, np.float64)})
+    assert set(made.process(brought)["inclusion_prob"].tolist()) == {0.125}
+    made.factor = 1.0
+    assert set(made.process(brought)["inclusion_prob"].tolist()) == {0.5}
