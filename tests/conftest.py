@@ -8,9 +8,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from live.agent import Agent
 from live.netns import Netns
 from live.prometheus import Prometheus
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("flowagent", deadline=None)
+settings.load_profile("flowagent")
 
 
 @pytest.hookimpl(tryfirst=True)
