@@ -8,7 +8,9 @@ the next one: only that is read one by one (packet_mmap.rst of the kernel).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
+import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -98,7 +100,14 @@ class Ring:
 
     def bind(self) -> None:
         """Begin (again) to receive; OSError where there is no such interface now."""
-        self.socket.bind(("" if self.interface == ANY else self.interface, _ETH_P_ALL))
+        if self.interface != ANY:
+            self.socket.bind((self.interface, _ETH_P_ALL))
+            return
+        # No interface, index 0, is none of Python's addresses: a sockaddr_ll.
+        address = struct.pack("HHi12x", socket.AF_PACKET, socket.htons(_ETH_P_ALL), 0)
+        if ctypes.CDLL(None, use_errno=True).bind(self.socket.fileno(), address, len(address)) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
 
     def close(self) -> None:
         """Give everything back."""

@@ -29,9 +29,9 @@ _BLOCKS = 16
 """Blocks taken at once."""
 _TICK = 1.0
 """Seconds between looking for flows that are over, and for interfaces that went."""
-_PACE = 0.05
-"""Seconds for packets to gather, while most of the ring is free."""
-_MOSTLY_FREE = 0.25
+_PACE = 0.2
+"""Seconds for packets to gather while little of the ring is used; a tenth of it otherwise."""
+_LITTLE = 0.1
 _LATE_NS = 300_000_000
 """How much later than captured a packet may be read, about."""
 _ANYWHERE = ("192.0.2.1", "2001:db8::1")
@@ -49,7 +49,7 @@ class Config(Metering, frozen=True, kw_only=True):
     interface: str | tuple[str, ...]
     """Interfaces to listen on; any for all there are, where packets that pass several count several times."""
     filter: str = ""
-    """Packets to look at, as for tcpdump: not port 22. Needs libpcap."""
+    """Packets to look at, as for tcpdump: not port 22. Needs libpcap; with any, for interfaces like Ethernet only."""
     sampling_rate: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 1
     """Look at one packet in so many, which the kernel draws at random."""
     snaplen: Annotated[int, msgspec.Meta(ge=64, le=65535)] = 160
@@ -124,7 +124,7 @@ class PacketSource:
         try:
             while True:
                 await self._wait_readable(max(0.0, due - clock.monotonic()))
-                more = True
+                more, waiting = True, self.backlog()
                 while more:
                     more = self._take(deliver)
                     await asyncio.sleep(0)  # others get their turn
@@ -132,8 +132,7 @@ class PacketSource:
                     due = clock.monotonic() + _TICK
                     self._look_after_interfaces()
                     self._deliver(list(self.meter.expire(clock.now_ns() - _LATE_NS)), deliver)
-                if self.backlog() < _MOSTLY_FREE:
-                    await asyncio.sleep(_PACE)
+                await asyncio.sleep(_PACE if waiting < _LITTLE else _PACE / 10)
         finally:
             for _ in range(1 + self._config.ring // BLOCK // _BLOCKS):  # what the kernel handed over already
                 if not self._take(deliver):

@@ -153,6 +153,18 @@ def test_a_filter_is_obeyed_by_the_kernel(make_agent, cable):
     assert sum_rows(agent.rows()) == {Flow(NEAR, FAR, 4000, 5001, UDP): Sums(7, 7 * 78)}
 
 
+def test_any_interface_and_the_loopback_once(make_agent, cable):
+    agent = capturing(make_agent, cable, interface="any", filter="udp")
+    cable.send(9, 50)
+    cable.far.run(sys.executable, "-c", _SEND, "127.0.0.1", "127.0.0.1", 4, 50, 5000)
+    until(lambda: seen(agent) >= 13, "packets were read")
+    agent.stop()
+    assert sum_rows(agent.rows()) == {
+        Flow(NEAR, FAR, 4000, 5000, UDP): Sums(9, 9 * 78),
+        Flow("127.0.0.1", "127.0.0.1", 4000, 5000, UDP): Sums(4, 4 * 78),
+    }
+
+
 def test_a_sample_tells_its_rate(make_agent, cable):
     agent = capturing(make_agent, cable, sampling_rate=4)
     cable.send(4000, 10)
