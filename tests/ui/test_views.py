@@ -80,6 +80,7 @@ def overlaps(browser, selector):
 def test_labels_of_a_sankey_do_not_overlap(browser, top):
     browser.open(f"#/sankey?columns=src_k8s_name,dst_k8s_name,dst_port&live=0&top={top}")
     assert len(browser.all(".sankey .node")) > 10
+    assert browser.run("const card = document.querySelector('.wide'); return card.scrollWidth <= card.clientWidth")
     assert overlaps(browser, ".sankey .node text") == []
 
 

@@ -36,7 +36,7 @@ function context(signal) {
     state, signal,
     columns: offered?.dimensions ?? [],
     history: offered?.history ?? {},
-    width: MAIN.clientWidth,
+    width: byId("body")?.clientWidth ?? MAIN.clientWidth,
     link: (patch) => format(change(patch)),
     go: (patch) => (location.hash = format(change(patch))),
     choose: (filters, exclude) => (

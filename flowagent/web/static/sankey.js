@@ -43,7 +43,7 @@ export const view = {
 
 function chart(answer, ctx) {
   const last = answer.dimensions.length - 1;
-  const width = Math.max(ctx.width - 40, 2 * MARGIN + last * LEAST); // a narrower window scrolls
+  const width = Math.max(ctx.width - 42, 2 * MARGIN + last * LEAST); // a narrower window scrolls
   const heading = 26;
   const placed = layout(answer, width - 2 * MARGIN);
   const height = placed.height + heading;
