@@ -252,11 +252,8 @@ class FileSource:
         yield from self._of_rows(name, protocol)
 
     def _of_rows(self, name: str, protocol: str) -> Iterator[Family]:
-        records = self._counts["records"] - sum(self._reader.exports.stats.records.values())
-        labels = ("source", "protocol")
-        yield Family(
-            "flowagent_ingest_records", "counter", "Flow records decoded.", labels, {(name, protocol): records}
-        )
+        labels, records = ("source", "protocol"), {(name, protocol): self._counts["records"]}
+        yield Family("flowagent_ingest_records", "counter", "Flow records decoded.", labels, records)
         errors = {(name, protocol, reason): n for reason, n in self._errors.items()}
         yield Family("flowagent_ingest_errors", "counter", "Input refused, by reason.", (*labels, "reason"), errors)
         files = {(name, "read"): self._counts["files"], (name, "bad"): self._counts["bad_files"]}
