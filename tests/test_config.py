@@ -190,7 +190,7 @@ def test_a_bad_value_is_shown_with_its_path_and_what_would_be_right(raw, path, w
     assert what in text
 
 
-INGEST = "conntrack, kafka, packets, tcp, udp"
+INGEST = "conntrack, file, kafka, packets, tcp, udp"
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,13 @@ def read(source: Path | BinaryIO, columns: Collection[str], problem: Problem) ->
         return
     place = f"{getattr(source, 'name', 'input')}: "
     rows = _Rows(columns, lambda what: problem(place + what))
-    for first, lines in _chunks(_sound(_blocks(source), lambda what: problem(place + what))):
+    for first, lines in chunks(source, lambda what: problem(place + what)):
         yield rows.batch(first, lines)
+
+
+def chunks(file: BinaryIO, problem: Problem, rows: int = CHUNK_ROWS) -> Iterator[tuple[int, bytes]]:
+    """Yield whole lines of a file, some `rows` at a time, decompressed, and the number of the first; raises OSError."""
+    return _chunks(_sound(_blocks(file), problem), rows)
 
 
 class _Rows:
@@ -103,7 +108,7 @@ class _Rows:
         return rows, numbers
 
 
-def _chunks(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+def _chunks(blocks: Iterator[bytes], rows: int) -> Iterator[tuple[int, bytes]]:
     """Whole lines, with the number of the first of them."""
     parts: list[bytes] = []
     first, count, size = 1, 0, 0
@@ -111,7 +116,7 @@ def _chunks(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
         parts.append(part)
         count += part.count(b"\n")
         size += len(part)
-        if count >= CHUNK_ROWS or size >= _CHUNK_BYTES:
+        if count >= rows or size >= _CHUNK_BYTES:
             yield first, b"".join(parts)
             parts, first, count, size = [], first + count, 0, 0
     if parts:

@@ -91,15 +91,28 @@ def test_what_agents_write_is_read(edge, central, schema, format_, many):
         assert sum(row["records"] for row in rows) == sent.records
 
 
+@pytest.fixture
+def load(edge):
+    made = Load(edge)
+    yield made
+    made.give_up()
+
+
 class Load:
     """Two agents that write to the topic what two exporters send them for some seconds."""
 
-    def __init__(self, edge, records=30_000, rate=5000):
+    def __init__(self, edge, records=60_000, rate=3000):
         self._edges = [edge(schema="goflow2", format="protobuf") for _ in range(2)]
         commands = [
             command(agent.port, records=records, rate=rate, keys=20_000, seed=i) for i, agent in enumerate(self._edges)
         ]
         self._senders = [subprocess.Popen(words, stdout=subprocess.PIPE) for words in commands]
+
+    def give_up(self):
+        for sender in self._senders:
+            if sender.poll() is None:
+                sender.kill()
+                sender.communicate()
 
     def end(self):
         """What was sent; all of it is in the topic then."""
@@ -109,10 +122,9 @@ class Load:
         return sent[0].sums + sent[1].sums
 
 
-def test_a_member_that_is_killed_costs_no_row(edge, central):
+def test_a_member_that_is_killed_costs_no_row(central, load):
     """What it had read and not committed is read by the other; what it had written, too, has the same number."""
     first, second = central(schema="goflow2"), central(schema="goflow2")
-    load = Load(edge)
     until(lambda: len(rows_of(first)) > 5000, "rows are read", timeout=30)
     until(lambda: len(rows_of(second)) > 5000, "by both", timeout=30)
     first.kill()
@@ -126,9 +138,8 @@ def test_a_member_that_is_killed_costs_no_row(edge, central):
     print(f"{repeated} of {len(rows)} rows came twice")  # noqa: T201
 
 
-def test_members_that_come_and_go_in_order_repeat_no_row(edge, central):
+def test_members_that_come_and_go_in_order_repeat_no_row(central, load):
     agents = [central(schema="goflow2"), central(schema="goflow2")]
-    load = Load(edge)
     until(lambda: len(rows_of(agents[0])) > 2000, "rows are read", timeout=30)
     agents.append(central(schema="goflow2"))
     until(lambda: len(rows_of(agents[2])) > 1000, "the third has its share", timeout=30)
@@ -141,10 +152,9 @@ def test_members_that_come_and_go_in_order_repeat_no_row(edge, central):
     assert (sums(rows), repeated) == (total, 0)
 
 
-def test_a_window_loses_and_repeats_nothing_where_members_go_in_order(edge, central):
+def test_a_window_loses_and_repeats_nothing_where_members_go_in_order(central, load):
     """Rows of a window have no number: partitions are given away only once it is written out."""
     agents = [central(schema="goflow2", window={"every": "10s"}) for _ in range(2)]
-    load = Load(edge)
     until(lambda: agents[0].metrics().total("flowagent_ingest_records_total") > 2000, "rows are read", timeout=30)
     agents[0].stop()
     total = load.end()
