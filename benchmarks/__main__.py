@@ -23,6 +23,8 @@ PARTS = {
     "loki": "rows pushed to Loki",
     "kafka": "rows produced to Kafka, where there is Java",
     "sinks": "rows into the bytes of other sinks",
+    "packets": "packets in a file into flows",
+    "capture": "live capture, beside softflowd",
     "loopback": "the agent beside other receivers, sent to over loopback",
 }
 

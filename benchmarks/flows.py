@@ -7,7 +7,7 @@ import numpy as np
 
 from flowagent.addresses import V4_MAPPED
 from flowagent.batch import Array, Batch, constant
-from flowagent.generate import Settings, ovs, wire
+from flowagent.generate import Settings, ovs, sflow, wire
 from flowagent.generate.ring import Ring
 from flowagent.generate.traffic import Traffic
 from flowagent.ingest.datagrams import Datagrams
@@ -21,9 +21,11 @@ EXPORTS = {
     "ipfix": Settings(protocol="ipfix", keys=KEYS, ipv6_share=0),
     "ipfix, IPv6 too": Settings(protocol="ipfix", keys=KEYS, ipv6_share=0.2),
     "ovs": Settings(protocol="ovs", keys=KEYS),
+    "sflow5": Settings(protocol="sflow5", keys=KEYS, sampling_rate=400),
 }
-"""Dense exports, one of them with two sets in each datagram, and one with a record a datagram."""
-_BUILDERS = {"netflow5": wire.netflow5, "netflow9": wire.netflow9, "ipfix": wire.ipfix, "ovs": ovs.export}
+"""Dense exports, one of them with two sets in each datagram, one with a record a datagram, and sampled packets."""
+_BUILDERS = {"netflow5": wire.netflow5, "netflow9": wire.netflow9, "ipfix": wire.ipfix, "ovs": ovs.export,
+             "sflow5": sflow.sflow5}  # fmt: skip
 _EXPORTER = V4_MAPPED | 0x7F000001
 
 

@@ -24,6 +24,10 @@ from flowagent.ovs_cli import app as ovs_app
 
 if TYPE_CHECKING:
     from flowagent.agent import Agent
+    from flowagent.config import Config
+    from flowagent.replay import Replay
+
+Form = Literal["auto", "exports", "packets"]
 
 app = typer.Typer(name="flowagent", help="Collect flow records: IPFIX and NetFlow in, exact metrics and flows out.",
                   no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
@@ -103,7 +107,7 @@ def _greet(agent: Agent, ports: list[int]) -> None:
     if agent.server.address is not None:
         sys.stderr.write(f"flowagent {__version__}: open {agent.server.address} (metrics at /metrics)\n")
     if ports:
-        sys.stderr.write(f"export IPFIX or NetFlow to UDP port {', '.join(map(str, ports))} of this host\n")
+        sys.stderr.write(f"export IPFIX, NetFlow or sFlow to UDP port {', '.join(map(str, ports))} of this host\n")
     sys.stderr.flush()
 
 
@@ -132,7 +136,8 @@ def replay(
         list[Path],
         typer.Argument(
             metavar="FILE…",
-            help="Captures (pcap, pcapng, also .gz and .zst), or files that hold one datagram's payload.",
+            help="Captures (pcap, pcapng, also .gz and .zst) of exports or of packets, "
+            "or files that hold one datagram's payload.",
         ),
     ],
     *,
@@ -140,20 +145,21 @@ def replay(
     summary: Annotated[bool, typer.Option("--summary", help="Print one JSON object that sums up each file.")] = False,
     speed: Annotated[str, typer.Option(help="max, real, or a factor such as 10x.")] = "max",
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="Where rows go; - is stdout.")] = "-",
+    form: Annotated[
+        Form,
+        typer.Option("--as", help="What captures are of; auto looks for exports in their first packets."),
+    ] = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when input had errors that cost records.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Read captured exports and print their flows as lines of JSON."""
+    """Read captured exports or packets and print their flows as lines of JSON."""
     from flowagent.config import load
-    from flowagent.ingest.rates import Overrides
-    from flowagent.replay import Pace, Replay, total
 
     if summary and raw and output == "-":
         fail("--raw and --summary would both write to stdout; give the rows a file with -o")
     log.set_up("info")
     settings = load(config)
-    rates = next((getattr(k.settings, "sampling_rates", {}) for k in settings.ingest if k.type == "udp"), {})
-    job = Replay(files, pace=Pace.parse(speed), overrides=Overrides(rates))
+    job = _replay(files, settings, speed, form)
     with (
         _progress(job.total_bytes) as job.progress,
         _rows_out(output, wanted=not summary or raw or output != "-") as out,
@@ -162,18 +168,39 @@ def replay(
             job.raw(out)
         else:
             job.rows(out, settings)
-    everything = total(job.summaries)
     if summary:
-        document = {
-            "files": [s.plain() for s in job.summaries],
-            "total": {k: v for k, v in everything.plain().items() if k != "file"},
-        }
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(job.document()), indent=1) + b"\n")
     sys.stdout.flush()
-    if everything.not_udp:
-        sys.stderr.write(f"{everything.not_udp} packets are not UDP and were left out\n")
+    everything = job.total()
+    for count, what in ((everything.not_udp, "UDP"), (everything.not_ip, "IP")):
+        if count:
+            sys.stderr.write(f"{count} packets are not {what} and were left out\n")
     if strict and (everything.errors or everything.buffered["expired"]):
         sys.exit(1)
+
+
+def _replay(files: list[Path], settings: Config, speed: str, form: Form) -> Replay:
+    """As the sources of the configuration would have read this."""
+    from flowagent.ingest.meter import Metering
+    from flowagent.ingest.rates import Overrides
+    from flowagent.replay import Pace, Replay
+
+    sources = [kind.settings for kind in settings.ingest]
+    rates = next((getattr(k.settings, "sampling_rates", {}) for k in settings.ingest if k.type == "udp"), {})
+    metering = next((s for s in sources if isinstance(s, Metering)), Metering())
+    return Replay(
+        files,
+        pace=Pace.parse(speed),
+        overrides=Overrides(rates),
+        form=form,
+        metering=metering,
+        packet_rate=getattr(metering, "sampling_rate", 1),
+        note=_say,
+    )
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 @app.command()
@@ -243,7 +270,7 @@ def _progress(size: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
 def generate(
     target: Annotated[str, typer.Option(help="Where to send: host:port.")] = "127.0.0.1:2055",
     protocol: Annotated[
-        Protocol, typer.Option(help="netflow5, netflow9, ipfix, or ovs (IPFIX as Open vSwitch sends it).")
+        Protocol, typer.Option(help="netflow5, netflow9, ipfix, sflow5, or ovs (IPFIX as Open vSwitch sends it).")
     ] = "ipfix",
     rate: Annotated[float, typer.Option(help="Flow records a second; 0 for as many as possible.")] = 1000,
     duration: Annotated[float | None, typer.Option(help="Seconds; default: until interrupted.")] = None,

@@ -1,4 +1,4 @@
-"""Replay: captured exports through the decoder, and on request through the pipeline's stages.
+"""Replay: captured exports or packets into flow records, and on request through the pipeline's stages.
 
 Time is the capture's own, so a replay gives the same rows every time, however
 fast it runs.
@@ -7,15 +7,16 @@ fast it runs.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from flowagent.addresses import address_text
-from flowagent.batch import Batch
+from flowagent.batch import Array, Batch
 from flowagent.clock import SECOND
 from flowagent.component import Context
 from flowagent.config import Config
@@ -23,6 +24,8 @@ from flowagent.errors import ConfigError
 from flowagent.export.encode import json_lines
 from flowagent.ingest.datagrams import Datagrams
 from flowagent.ingest.decoder import Decoder
+from flowagent.ingest.meter import Metering
+from flowagent.ingest.packetfile import read_flows
 from flowagent.ingest.pcap import Capture, captures
 from flowagent.ingest.rates import Overrides
 from flowagent.outcome import Outcomes
@@ -39,6 +42,8 @@ SUMMED = (
     "lost_records",
 )
 _REAL_CHUNK = 64
+Form = Literal["auto", "exports", "packets"]
+"""What captures are of."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,8 @@ class Summary:
     errors: dict[str, int] = field(default_factory=dict)
     not_udp: int = 0
     """Packets of a capture that are no UDP datagrams: not damaged, but not exports either."""
+    not_ip: int = 0
+    """Packets of a capture of packets that are in no flow."""
     buffered: dict[str, int] = field(default_factory=lambda: {"held": 0, "replayed": 0, "expired": 0})
     exporters: list[str] = field(default_factory=list)
 
@@ -72,6 +79,7 @@ def total(summaries: Iterable[Summary]) -> Summary:
             for name, count in more.items():
                 mine[name] = mine.get(name, 0) + count
         out.not_udp += one.not_udp
+        out.not_ip += one.not_ip
         out.exporters = sorted({*out.exporters, *one.exporters})
     return out
 
@@ -113,7 +121,12 @@ class Pace:
 
 
 class Replay:
-    """Replays captures one after the other; each begins with an empty template store."""
+    """Replays captures one after the other; each begins with an empty template store.
+
+    A capture of packets is told from one of exports by what is in it, unless `form` says. `metering`
+    and `packet_rate` (one packet in so many was captured) are for the flows of the packets; `note` is told
+    which captures were taken for such.
+    """
 
     def __init__(
         self,
@@ -121,8 +134,16 @@ class Replay:
         *,
         pace: Pace,
         overrides: Overrides | None = None,
+        form: Form = "auto",
+        metering: Metering | None = None,
+        packet_rate: float = 1.0,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._captures = captures(paths)
+        self._form = form
+        self._metering = metering
+        self._packet_rate = packet_rate
+        self._note = note
         self._pace = pace
         self._overrides = overrides
         self.progress: Callable[[int], None] | None = None
@@ -132,6 +153,15 @@ class Replay:
     def total_bytes(self) -> int:
         """Size of all files, for a progress bar."""
         return sum(capture.size for capture in self._captures)
+
+    def total(self) -> Summary:
+        """The same over all captures."""
+        return total(self.summaries)
+
+    def document(self) -> dict[str, Any]:
+        """What was in each capture and in all, as it is printed."""
+        everything = {name: value for name, value in self.total().plain().items() if name != "file"}
+        return {"files": [summary.plain() for summary in self.summaries], "total": everything}
 
     def raw(self, out: BinaryIO | None) -> None:
         """Every decoded record, as exported, in its order; `out` None only counts."""
@@ -152,21 +182,45 @@ class Replay:
             out.write(json_lines(stages.tick(now_ns, final=True)))
 
     def _decode(self, capture: Capture, *, ordered: bool) -> Iterator[Batch]:
-        decoder = Decoder(ordered=ordered, overrides=self._overrides)
         summary = Summary(capture.name)
         self.summaries.append(summary)
-        for datagrams in self._paced(capture):
-            summary.exporters = sorted({*summary.exporters, *_exporters(datagrams)})
-            batch = decoder.feed(datagrams)
+        is_packets = self._form == "packets" or (self._form == "auto" and capture.holds_packets())
+        if is_packets and self._form == "auto":
+            self._note(
+                f"{capture.name}: no exports in it, so its packets are counted into flows; --as exports does not"
+            )
+        for batch in self._metered(capture, summary) if is_packets else self._decoded(capture, summary, ordered):
             summary.counts["bytes"] += batch.total("bytes")
             summary.counts["packets"] += batch.total("packets")
             if len(batch):
                 yield batch
+
+    def _decoded(self, capture: Capture, summary: Summary, ordered: bool) -> Iterator[Batch]:
+        decoder = Decoder(ordered=ordered, overrides=self._overrides)
+        for datagrams in self._paced(capture):
+            summary.exporters = sorted({*summary.exporters, *_exporters(datagrams.exporter)})
+            yield decoder.feed(datagrams)
         decoder.close()
         _fill(summary, decoder, capture)
 
+    def _metered(self, capture: Capture, summary: Summary) -> Iterator[Batch]:
+        before = self._before()
+        self._pace.begin()
+        skipped: Counter[str] = Counter()
+        for path in capture.paths:
+            for batch in read_flows(
+                path, self._metering, sampling_rate=self._packet_rate, skipped=skipped,
+                progress=lambda read: self._report(before + read),
+            ):  # fmt: skip
+                self._pace.wait(int(batch["received_ns"][-1]))
+                summary.counts["records"] += len(batch)
+                summary.exporters = sorted({*summary.exporters, *_exporters(batch["exporter"][:, :1])})
+                yield batch
+        summary.not_ip = skipped.pop("not_ip", 0)
+        summary.errors = dict(sorted(skipped.items()))
+
     def _paced(self, capture: Capture) -> Iterator[Datagrams]:
-        before = sum(done.size for done in self._captures[: len(self.summaries) - 1])
+        before = self._before()
         self._pace.begin()
         for datagrams in capture.datagrams(progress=lambda read: self._report(before + read)):
             if not self._pace.factor:
@@ -176,6 +230,10 @@ class Replay:
                 part = datagrams.part(start, start + _REAL_CHUNK)
                 self._pace.wait(int(part.received_ns[0]))
                 yield part
+
+    def _before(self) -> int:
+        """Bytes of the captures before the one under way."""
+        return sum(done.size for done in self._captures[: len(self.summaries) - 1])
 
     def _report(self, read: int) -> None:
         if self.progress is not None:
@@ -193,8 +251,8 @@ def _by_window(batches: Iterable[Batch], every_ns: int) -> Iterator[Batch]:
             yield batch.take(number == n)
 
 
-def _exporters(datagrams: Datagrams) -> set[str]:
-    return {address_text(high, low) for high, low in set(zip(*datagrams.exporter.tolist(), strict=True))}
+def _exporters(words: Array) -> set[str]:
+    return {address_text(high, low) for high, low in set(zip(*words.tolist(), strict=True))}
 
 
 def _fill(summary: Summary, decoder: Decoder, capture: Capture) -> None:

@@ -81,8 +81,8 @@ _NAMES = (
 
 _COLUMNS = (
     Column("received_ns", "i8", "max", "when the agent took the datagram from the kernel", "time", "ns"),
-    _addr("exporter", "address the export came from"),
-    Column("observation_domain", "u4", "key", "IPFIX observation domain, v9 source id, v5 engine type and id"),
+    _addr("exporter", "address the export came from; of sFlow that of its agent"),
+    Column("observation_domain", "u4", "key", "IPFIX observation domain, v9 source id, v5 engine, sFlow sub-agent"),
     Column("observation_point", "u8", "key", "IPFIX observationPointId"),
     Column("export_protocol", "u1", "key", "protocol of the export", "enum", labels=EXPORT_PROTOCOLS),
     Column("sequence", "u4", "none", "sequence number in the export header"),

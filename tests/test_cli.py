@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Raw
+from scapy.utils import wrpcap
 
 from flowagent import __version__
 from flowagent.cli import main
@@ -171,6 +175,50 @@ def test_replay_raw_prints_a_line_for_each_record(flowagent):
     first = json.loads(CAPTURE.with_suffix(".truth.json").read_text())["first_records"][0]
     names = ("src_addr", "dst_addr", "src_port", "dst_port", "proto", "bytes", "packets", "tcp_flags")
     assert {name: rows[0][name] for name in names} == {name: first[name] for name in names}
+
+
+@pytest.fixture
+def packets(tmp_path):
+    """A capture of a question and its answer, and of ARP."""
+    ends = {"src": "10.0.0.1", "dst": "10.0.0.2"}
+    link = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+    question = link / IP(**ends) / UDP(sport=4000, dport=53) / Raw(bytes(30))
+    answer = link / IP(src=ends["dst"], dst=ends["src"]) / UDP(sport=53, dport=4000) / Raw(bytes(200))
+    wrpcap(str(tmp_path / "packets.pcap"), [question, answer, link / ARP(psrc=ends["src"], pdst=ends["dst"])])
+    return tmp_path / "packets.pcap"
+
+
+def test_replay_counts_packets_where_there_are_no_exports(flowagent, packets):
+    code, out, err = flowagent("replay", packets, "--raw")
+    assert code == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["src_port"], row["packets"], row["bytes"]) for row in rows] == [(4000, 1, 58), (53, 1, 228)]
+    assert "packets are counted into flows" in err
+    assert "1 packets are not IP" in err
+
+
+def test_replay_does_as_it_is_told(flowagent, packets):
+    _, out, err = flowagent("replay", packets, "--summary", "--as", "packets")
+    total = json.loads(out)["total"]
+    assert [total[name] for name in ("records", "packets", "bytes", "datagrams")] == [2, 2, 286, 0]
+    assert total["exporters"] == ["192.0.2.1"]
+    assert "counted into flows" not in err
+    _, out, err = flowagent("replay", packets, "--summary", "--as", "exports")
+    total = json.loads(out)["total"]
+    assert [total[name] for name in ("records", "datagrams")] == [0, 2]
+    assert sum(total["errors"].values()) == 2
+    _, out, _ = flowagent("replay", CAPTURE, "--summary", "--as", "packets")
+    assert json.loads(out)["total"]["packets"] == 7
+
+
+def test_replay_meters_packets_as_the_configuration_says(flowagent, packets, tmp_path):
+    config = tmp_path / "agent.yaml"
+    config.write_text("ingest: [{type: packets, interface: lo, exporter: 192.0.2.77, sampling_rate: 10}]\n")
+    _, out, _ = flowagent("replay", packets, "--raw", "-c", config)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {(row["exporter"], row["sampling_rate"], row["sampling_source"]) for row in rows} == {
+        ("192.0.2.77", 10, "config")
+    }
 
 
 def test_replay_prints_windows_without_options(flowagent):

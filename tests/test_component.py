@@ -20,6 +20,7 @@ NEEDED = {
     "file": {"path": "flows.ndjson"},
     "ipfix": {"collector": "127.0.0.1:4739"},
     "otlp": {"url": "http://127.0.0.1:4318"},
+    "packets": {"interface": "lo"},
     "parquet": {"path": "flows/hour=%H/part-%H%M%S.parquet"},
     "kubernetes": {"snapshot_url": "http://127.0.0.1:8077"},
     "kafka": {"brokers": ["127.0.0.1:9092"], "topic": "flows"},

@@ -191,23 +191,23 @@ def test_a_bad_value_is_shown_with_its_path_and_what_would_be_right(raw, path, w
 @pytest.mark.parametrize(
     ("entry", "text"),
     [
-        ({}, "is missing; one of: udp"),
-        ({"tpye": "udp"}, "is missing; one of: udp"),
-        ({"type": 5}, "is missing; one of: udp"),
-        ({"type": "upd"}, "'upd' is not a kind; one of: udp; did you mean udp?"),
-        ({"type": "pcap"}, "'pcap' is not a kind; one of: udp"),
-        ({"type": "_private"}, "'_private' is not a kind; one of: udp"),
-        ({"type": "../udp"}, "'../udp' is not a kind; one of: udp"),
-        ({"type": ""}, "'' is not a kind; one of: udp"),
+        ({}, "is missing; one of: {kinds}"),
+        ({"tpye": "udp"}, "is missing; one of: {kinds}"),
+        ({"type": 5}, "is missing; one of: {kinds}"),
+        ({"type": "upd"}, "'upd' is not a kind; one of: {kinds}; did you mean udp?"),
+        ({"type": "pcap"}, "'pcap' is not a kind; one of: {kinds}"),
+        ({"type": "_private"}, "'_private' is not a kind; one of: {kinds}"),
+        ({"type": "../udp"}, "'../udp' is not a kind; one of: {kinds}"),
+        ({"type": ""}, "'' is not a kind; one of: {kinds}"),
     ],
 )
 def test_a_kind_that_does_not_exist(entry, text):
-    assert problem({"ingest": [entry]}) == ("ingest[0].type", text)
+    assert problem({"ingest": [entry]}) == ("ingest[0].type", text.format(kinds=", ".join(kinds_of("ingest"))))
 
 
 def test_the_kinds_of_each_section():
     assert {section: kinds_of(section) for section in ("ingest", "analyse", "export")} == {
-        "ingest": ["udp"],
+        "ingest": ["file", "kafka", "packets", "udp"],
         "analyse": ["counters", "policy"],
         "export": ["file", "ipfix", "kafka", "loki", "otlp", "parquet", "webhook"],
     }

@@ -25,7 +25,7 @@ CLIENTS = {
     "msgpack": {"ingest/objects.py"},
     "prometheus_client": {"export/prometheus.py"},
     "pyarrow": {"export/parquet.py", "ingest/parquet.py"},
-    "zstandard": {"export/file.py", "frames.py", "ingest/ndjson.py", "ingest/pcap.py"},
+    "zstandard": {"export/file.py", "frames.py", "ingest/capfile.py", "ingest/ndjson.py"},
     "yaml": {"config.py", "cli.py"},
     "typer": {"cli.py", "ovs_cli.py"},
     "rich": {"cli.py", "estimates.py"},
@@ -131,8 +131,8 @@ def test_every_client_is_still_used_where_it_says():
 def test_decoding_touches_neither_sockets_nor_clocks_nor_the_log(path):
     # The decoders proper: bytes and times come in as arguments. (values.py asks `socket` what an address means.)
     sources = {
-        "udp.py", "recvmmsg.py", "snapshot.py", "pcap.py", "values.py", "__init__.py", "kafka.py", "consumer.py",
-        "file.py", "filebook.py",
+        "udp.py", "recvmmsg.py", "packets.py", "packetring.py", "snapshot.py", "values.py", "__init__.py", "kafka.py",
+        "consumer.py", "file.py", "filebook.py",
     }  # fmt: skip
     if package(path) == "ingest" and path.name not in sources:
         assert not imports(path) & {"socket", "asyncio", "time", "logging", "random", "os", "threading"}

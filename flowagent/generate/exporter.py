@@ -14,7 +14,7 @@ import numpy as np
 
 from flowagent.clock import SECOND, Clock
 from flowagent.errors import ConfigError
-from flowagent.generate import ovs, wire
+from flowagent.generate import ovs, sflow, wire
 from flowagent.generate.sendmmsg import Sender
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _BUILDERS: dict[str, Callable[[Settings, np.random.Generator, int], Export]] = {
     "netflow9": wire.netflow9,
     "ipfix": wire.ipfix,
     "ovs": ovs.export,
+    "sflow5": sflow.sflow5,
 }
 
 
@@ -52,7 +53,7 @@ class Sent:
     packets: int = 0
     """Sum of the records' packet counts; ovs has every packet twice, once for each direction."""
     bytes: int = 0
-    """Sum of the records' byte counts (octetDeltaCount)."""
+    """Sum of the records' byte counts (octetDeltaCount; of sFlow the length of the frames, without check sequence)."""
     payload: int = 0
     """Bytes of the datagrams themselves, without UDP and IP headers."""
     errors: int = 0

@@ -17,7 +17,7 @@ _U32 = 0xFFFF_FFFF
 class Header(NamedTuple):
     """How a protocol tells the time and counts: its header and what its numbers mean.
 
-    `dtype` has the fields seconds and sequence, perhaps uptime and nanoseconds.
+    `dtype` has the field sequence, perhaps seconds, uptime and nanoseconds.
     The header names an instant that is a multiple of `step_ms`, so that
     whole seconds and uptime agree; flow times count back from it. `ahead`
     seconds are added to what it says. The sequence number counts records, or
@@ -109,9 +109,10 @@ class Ring:
         step_ms = self._header.step_ms
         instant = now_ns * 1000 // SECOND // step_ms * step_ms
         headers, units = self._headers[rows], self._units
-        headers["seconds"] = (instant // 1000 + self._header.ahead) & _U32
         headers["sequence"] = (sequence + units[rows] - units[rows.start]) & _U32
         names = self._header.dtype.names or ()
+        if "seconds" in names:
+            headers["seconds"] = (instant // 1000 + self._header.ahead) & _U32
         if "nanoseconds" in names:
             headers["nanoseconds"] = instant % 1000 * 1_000_000
         if "uptime" in names:

@@ -9,7 +9,7 @@ import msgspec
 
 from flowagent.errors import ConfigError
 
-Protocol = Literal["netflow5", "netflow9", "ipfix", "ovs"]
+Protocol = Literal["netflow5", "netflow9", "ipfix", "ovs", "sflow5"]
 """`ovs` is IPFIX as the bridge exporter of Open vSwitch 3.1 speaks it."""
 
 MAX_KEYS = 1_000_000
@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     seed: int = 1
     """Equal settings give equal traffic."""
     observation_domain: int = 1
-    """IPFIX observation domain, NetFlow v9 source id, NetFlow v5 engine type and id (high and low byte)."""
+    """IPFIX observation domain, NetFlow v9 source id, NetFlow v5 engine type and id (two bytes), sFlow sub-agent."""
     sampling_rate: int = 1
     """One packet in how many the exporter says that it looked at; above 1 it is announced. Counters do not change."""
     template_interval: float | None = None

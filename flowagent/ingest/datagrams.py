@@ -89,6 +89,11 @@ def gather(data: Array, offset: Array, size: int) -> Array:
     return places[offset].view(np.uint8).reshape(len(offset), size)
 
 
+def padded(data: Array, end: Array, size: int) -> Array:
+    """The buffer, made longer where less than `size` bytes follow the last of these ends, so that `gather` need not."""
+    return data if int(end.max()) <= len(data) - size else np.concatenate([data, np.zeros(size, np.uint8)])
+
+
 def numbers(heads: Array, at: int, size: int) -> Array:
     """The big-endian number of 2 or 4 bytes at one place of each head, int64."""
     return heads[:, at : at + size].view(f">u{size}")[:, 0].astype(np.int64)

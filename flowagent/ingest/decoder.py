@@ -19,6 +19,7 @@ from flowagent.ingest.ipfix import Ipfix
 from flowagent.ingest.netflow5 import NetFlow5
 from flowagent.ingest.netflow9 import NetFlow9
 from flowagent.ingest.rates import Overrides
+from flowagent.ingest.sflow5 import Sflow5
 from flowagent.ingest.state import State
 from flowagent.ingest.stats import Stats
 
@@ -49,6 +50,8 @@ class Decoder:
             9: NetFlow9(self._state),
             10: Ipfix(self._state),
         }
+        self._sflow = Sflow5(self._state)
+        self.interfaces = self._sflow.interfaces
 
     def want(self, columns: Set[str] | None) -> None:
         """Decode these columns from now on, all where None."""
@@ -73,20 +76,17 @@ class Decoder:
 
     def _route(self, version: int, datagrams: Datagrams, rows: Array) -> None:
         decoder = self._decoders.get(version)
-        if decoder is not None:
-            decoder.feed(datagrams, rows)
-            return
         if version == 0:
             # sFlow's version is a 32-bit 5.
-            sflow = numbers(datagrams.heads(rows, 4), 2, 2) == 5
-            self._unsupported("sflow5", "unsupported_protocol", int(sflow.sum()))
-            rows = rows[~sflow]
-        self._unsupported("unknown", "unknown_version", len(rows))
-
-    def _unsupported(self, protocol: str, reason: str, count: int) -> None:
-        if count:
-            self.stats.datagrams[protocol] += count
-            self.stats.error(protocol, reason, count)
+            is_sflow = numbers(datagrams.heads(rows, 4), 2, 2) == 5
+            if bool(is_sflow.any()):
+                self._sflow.feed(datagrams, rows[is_sflow])
+            rows = rows[~is_sflow]
+        if decoder is not None:
+            decoder.feed(datagrams, rows)
+        elif len(rows):
+            self.stats.datagrams["unknown"] += len(rows)
+            self.stats.error("unknown", "unknown_version", len(rows))
 
     def expire(self, now_ns: int) -> None:
         """Let go of what is too old; call it now and then."""

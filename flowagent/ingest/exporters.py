@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from flowagent.addresses import address_text
 from flowagent.ingest.rates import DOMAIN, MAX_SCOPES, Overrides, Scope
 from flowagent.ingest.sequence import Sequence
-from flowagent.ingest.stats import PROTOCOL_OF_VERSION, Stats
+from flowagent.ingest.stats import PROTOCOL_OF_VERSION, SFLOW5, Stats
 from flowagent.ingest.templates import Template
 
 MAX_DOMAIN_SESSIONS = 64
@@ -124,7 +124,9 @@ class Exporters:
         if session is not None and len(domain.sessions) > 1:
             domain.sessions[port] = domain.sessions.pop(port)  # the longest silent is first
         if session is None:
-            session = domain.sessions[port] = Session(domain, port, Sequence(counts_records=key.version != 9))
+            session = domain.sessions[port] = Session(
+                domain, port, Sequence(counts_records=key.version not in (9, SFLOW5))
+            )
             self._charge(domain, _SESSION_BYTES)
             if len(domain.sessions) > MAX_DOMAIN_SESSIONS:
                 self._forget_session(domain, next(iter(domain.sessions)))
@@ -245,6 +247,15 @@ class Exporters:
     def override(self, domain: Domain) -> float | None:
         """The rate that the user set for this exporter."""
         return self._overrides.rate(domain.address) if self._overrides else None
+
+    @property
+    def has_overrides(self) -> bool:
+        """Whether the user set any rate."""
+        return bool(self._overrides)
+
+    def override_of(self, high: int, low: int) -> float | None:
+        """The rate that the user set for the exporter of this address."""
+        return self._overrides.rate(address_text(high, low))
 
     def rates(self, domain: Domain) -> dict[Scope, float]:
         """Rates by scope; domain 0 speaks for the whole exporter (RFC 7011, section 3.1)."""

@@ -1,51 +1,49 @@
 """Captures of export datagrams, read from files for `flowagent replay`.
 
-    pcap, pcapng, raw payload  ->  packets  ->  IP, fragments, UDP  ->  Datagrams
-
-Containers and headers are read here and not with dpkt: its time stamps are
-floats, too coarse for nanoseconds; it takes every packet of a pcapng file for
-one of the first interface; and it costs 14 µs per packet, this about 2.
+pcap, pcapng, raw payload  ->  frames (`capfile`)  ->  IP, fragments, UDP  ->  Datagrams
 """
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import struct
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-import zstandard
 
 from flowagent.addresses import V4_MAPPED, address_words
 from flowagent.errors import ConfigError, DecodeError
+from flowagent.ingest.capfile import (
+    BAD_FILE,
+    Frames,
+    decompressed,
+    exactly,
+    is_capture,
+    open_file,
+    read_frames,
+    unreadable,
+)  # fmt: skip
 from flowagent.ingest.datagrams import Datagrams
+from flowagent.ingest.exports import is_export
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from io import BufferedReader
     from pathlib import Path
 
-    _Stream = BinaryIO | gzip.GzipFile
 
 _CHUNK_BYTES = 8 << 20
+_PROBED = 20_000
+"""Packets looked at to tell what a capture is of."""
 _MAX_DATAGRAM = 65535
-# libpcap writes no longer packets, Wireshark no longer blocks: a greater length is damage, not data.
-_MAX_PACKET, _MAX_BLOCK, _MAX_INTERFACES = 1 << 18, 1 << 24, 1 << 16
 _MAX_FRAGMENTED, _FRAGMENT_LIFE_NS = 64, 30 * 10**9
 # What is stored without its sender and time gets an address for documentation and a second of its own.
 _PAYLOAD_SENDER = (*address_words("192.0.2.1"), 4444)
 _PAYLOAD_EPOCH_NS = 1_700_000_001 * 10**9
-_PCAP_UNITS = ((0xA1B2C3D4, 1000), (0xA1B23C4D, 1))  # nanoseconds per unit of the fraction
-_PCAP = {struct.pack(f"{order}I", magic): (order, unit) for order in "<>" for magic, unit in _PCAP_UNITS}
-_PCAPNG = b"\x0a\x0d\x0d\x0a"
-_PCAPNG_ORDER = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
-_INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET = 1, 2, 3, 6
 _BAD_BYTES = (DecodeError, struct.error, LookupError)
-_BAD_FILE = (*_BAD_BYTES, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 
 # Link type -> where the EtherType stands (-1: there is none), where its payload begins.
 _LINKS = {0: (-1, 4), 1: (12, 14), 108: (-1, 4), 113: (14, 16), 276: (0, 20)} | dict.fromkeys(
@@ -60,9 +58,7 @@ _PROTO_UDP, _PROTO_FRAGMENT, _PROTO_AH = 17, 44, 51
 _IPV6_EXTENSIONS = frozenset((0, 43, _PROTO_AH, 60, 135, 139, 140))  # all that may stand before UDP
 
 _Key = tuple[int | bytes, ...]  # of a fragmented packet: addresses, identification, protocol
-_Packet = tuple[int, int, bytes, bool]  # link type, time in ns, bytes, whether there were more of them
 _Udp = tuple[int, int, bytes, int, int]  # sender's address (two words), bytes in which UDP begins and ends
-_Interface = tuple[int, int, int, int]  # link type, longest packet (0: any), time offset in ns, ticks per second
 _Row = tuple[int, int, int, int, bytes]  # sender's address and port, time in ns, payload
 
 
@@ -114,7 +110,7 @@ class Capture:
         tell = progress or (lambda _: None)
         before = 0
         for number, path in enumerate(self.paths):
-            with _open(path) as file:
+            with open_file(path) as file:
                 position = file.tell if file.seekable() else lambda: 0
                 rows = self._rows(file, path, number)
                 while datagrams := _chunk(rows, chunk):
@@ -123,15 +119,40 @@ class Capture:
                 before += position()
             tell(before)
 
+    def holds_packets(self) -> bool:
+        """Whether this is a capture of packets to be counted: it has some, and no export is among the first of them.
+
+        What can be read only once, a pipe, is taken for one of exports.
+        """
+        (path, *others) = self.paths
+        if others or path.is_fifo():
+            return False
+        skipped: Counter[str] = Counter()
+        datagrams = 0
+        with open_file(path) as file, contextlib.suppress(EOFError, *BAD_FILE):
+            stream = decompressed(file)
+            magic = exactly(stream, 4)
+            if not is_capture(magic):
+                return False
+            fragments, left = _Fragments(skipped), _PROBED
+            for frames in read_frames(magic, stream, skipped):
+                for row in _udp_rows(frames.take(slice(left)), fragments, skipped):
+                    datagrams += 1
+                    if is_export(row[4]):
+                        return False
+                left -= len(frames)
+                if left <= 0:
+                    break
+        return datagrams + skipped["not_udp"] > 0
+
     def _rows(self, file: BufferedReader, path: Path, number: int) -> Iterator[_Row]:
         fragments = _Fragments(self.skipped)
         try:
-            stream = _decompressed(file)
-            magic = _exactly(stream, 4)  # no export protocol is shorter, but a capture just begun is
-            if magic in _PCAP:
-                yield from _udp_rows(_pcap(magic, stream), fragments, self.skipped)
-            elif magic == _PCAPNG:
-                yield from _udp_rows(_pcapng(magic, stream, self.skipped), fragments, self.skipped)
+            stream = decompressed(file)
+            magic = exactly(stream, 4)  # no export protocol is shorter, but a capture just begun is
+            if is_capture(magic):
+                for frames in read_frames(magic, stream, self.skipped):
+                    yield from _udp_rows(frames, fragments, self.skipped)
             else:
                 payload = magic + stream.read(_MAX_DATAGRAM)
                 if len(payload) > _MAX_DATAGRAM:
@@ -139,10 +160,10 @@ class Capture:
                 yield (*_PAYLOAD_SENDER, _PAYLOAD_EPOCH_NS + number * 10**9, payload)
         except EOFError:
             self.skipped["truncated_file"] += 1
-        except _BAD_FILE:
+        except BAD_FILE:
             self.skipped["bad_file"] += 1
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         fragments.give_up(0, 0)
 
 
@@ -169,12 +190,12 @@ def _is_payload(path: Path) -> bool:
         if path.is_fifo():
             return False
         with path.open("rb") as file:
-            start = _decompressed(file).read(_MAX_DATAGRAM + 1)
-    except (EOFError, *_BAD_FILE):
+            start = decompressed(file).read(_MAX_DATAGRAM + 1)
+    except (EOFError, *BAD_FILE):
         return False  # counted when it is read
     except OSError as error:
-        raise _unreadable(path, error) from error
-    if len(start) < 4 or start[:4] in _PCAP or start[:4] == _PCAPNG:
+        raise unreadable(path, error) from error
+    if len(start) < 4 or is_capture(start[:4]):
         return False
     if len(start) > _MAX_DATAGRAM:
         problem = "is neither pcap nor pcapng and too long for one datagram; convert it, e.g. with `editcap -F pcapng`"
@@ -182,118 +203,22 @@ def _is_payload(path: Path) -> bool:
     return True
 
 
-def _open(path: Path) -> BufferedReader:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(str(path), f"cannot be read: {error.strerror}; name a readable pcap, pcapng or payload file")
-
-
-def _decompressed(file: BufferedReader) -> _Stream:
-    # By content, not by name: no export protocol begins like this.
-    start = file.peek(4)
-    if start.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=file)
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
-        return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-    return file
-
-
-def _exactly(stream: _Stream, size: int, *, or_none: bool = False) -> bytes:
-    data = stream.read(size)
-    if len(data) < size and (data or not or_none):
-        raise EOFError
-    return data
-
-
-def _pcap(magic: bytes, stream: _Stream) -> Iterator[_Packet]:
-    order, unit = _PCAP[magic]
-    # The upper half of the word is about frame check sequences, which IP lengths cut off anyway.
-    link = struct.unpack(f"{order}16xI", _exactly(stream, 20))[0] & 0xFFFF
-    header = struct.Struct(f"{order}4I")
-    while head := _exactly(stream, 16, or_none=True):
-        seconds, fraction, captured, length = header.unpack(head)
-        if captured > _MAX_PACKET:
-            raise DecodeError("bad_file", f"a packet of {captured} bytes")
-        yield link, seconds * 10**9 + fraction * unit, _exactly(stream, captured), captured < length
-
-
-def _pcapng(magic: bytes, stream: _Stream, skipped: Counter[str]) -> Iterator[_Packet]:
-    interfaces: list[_Interface] = []
-    ns = 0
-    head = magic + _exactly(stream, 4)
-    while head:
-        if head[:4] == _PCAPNG:  # a section: its byte order stands behind the length written in it
-            head += _exactly(stream, 4)
-            interfaces.clear()
-            order = _PCAPNG_ORDER[head[8:]]
-        kind, size = struct.unpack_from(f"{order}2I", head)
-        if not len(head) + 4 <= size <= _MAX_BLOCK or size % 4:
-            raise DecodeError("bad_file", f"a block of {size} bytes")
-        body = _exactly(stream, size - len(head))[:-4]
-        if kind == _INTERFACE and len(interfaces) < _MAX_INTERFACES:
-            interfaces.append(_interface(order, body))
-        elif kind in (_ENHANCED_PACKET, _SIMPLE_PACKET, _OLD_PACKET):
-            try:
-                packet = _pcapng_packet(kind, order, body, interfaces, ns)
-            except _BAD_BYTES:
-                skipped["bad_packet"] += 1
-            else:
-                ns = packet[1]
-                yield packet
-        head = _exactly(stream, 8, or_none=True)
-
-
-def _interface(order: str, body: bytes) -> _Interface:
-    link, longest = struct.unpack_from(f"{order}HxxI", body)
-    resolution, offset, at = 6, 0, 8
-    while at + 4 <= len(body):
-        code, length = struct.unpack_from(f"{order}2H", body, at)
-        if code == 9:
-            resolution = body[at + 4]
-        elif code == 14:
-            (offset,) = struct.unpack_from(f"{order}q", body, at + 4)
-        at += 4 + (length + 3 & ~3)
-    ticks = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
-    return link, longest, offset * 10**9, ticks
-
-
-def _pcapng_packet(kind: int, order: str, body: bytes, interfaces: list[_Interface], last_ns: int) -> _Packet:
-    if kind == _SIMPLE_PACKET:  # of the first interface and without a time: the last one stands in
-        at, ns = 4, last_ns
-        (length,) = struct.unpack_from(f"{order}I", body)
-        link, longest, _, _ = interfaces[0]
-        captured = min(length, longest or length)
-    else:
-        at = 20
-        form = "5I" if kind == _ENHANCED_PACKET else "Hxx4I"
-        number, high, low, captured, length = struct.unpack_from(order + form, body)
-        link, _, offset_ns, ticks = interfaces[number]
-        ns = (high << 32 | low) * 10**9 // ticks + offset_ns
-    if at + captured > len(body) or not 0 <= ns < 1 << 63:
-        raise DecodeError("bad_packet")
-    return link, ns, body[at : at + captured], captured < length
-
-
-def _udp_rows(packets: Iterator[_Packet], fragments: _Fragments, skipped: Counter[str]) -> Iterator[_Row]:
-    for packet in packets:
+def _udp_rows(frames: Frames, fragments: _Fragments, skipped: Counter[str]) -> Iterator[_Row]:
+    data = frames.data.data
+    columns = (frames.link, frames.ns, frames.offset, frames.length, frames.wire)
+    for link, ns, at, captured, wire in zip(*(values.tolist() for values in columns), strict=True):
         try:
-            row = _row(packet, fragments)
+            row = _row(link, ns, bytes(data[at : at + captured]), fragments)
         except _Waiting:
             continue
         except _BAD_BYTES as error:
             reason = error.reason if isinstance(error, DecodeError) else "bad_packet"
-            skipped["truncated_capture" if packet[3] and reason == "bad_packet" else reason] += 1
+            skipped["truncated_capture" if captured < wire and reason == "bad_packet" else reason] += 1
         else:
             yield row
 
 
-def _row(packet: _Packet, fragments: _Fragments) -> _Row:
-    link, ns, frame, _ = packet
+def _row(link: int, ns: int, frame: bytes, fragments: _Fragments) -> _Row:
     if link not in _LINKS:
         raise DecodeError("unsupported_link_type")
     type_at, at = _LINKS[link]

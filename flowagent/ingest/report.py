@@ -34,6 +34,7 @@ def decoder_families(decoder: Decoder, source: str) -> Iterable[Family]:
         "template_evictions": (stats.evicted_templates, "Templates forgotten for want of room or because of age."),
         "session_evictions": (stats.evicted_sessions, "Exporter sessions forgotten for want of room."),
     })  # fmt: skip
+    yield from decoder.interfaces.families(source, decoder.exporters.series)
     waiting = {(source,): len(decoder.held)}
     yield Family(
         "flowagent_ingest_waiting_sets", "gauge", "Data sets that wait for their template now.", ("source",), waiting

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-PROTOCOL_OF_VERSION = {1: "netflow1", 5: "netflow5", 7: "netflow7", 9: "netflow9", 10: "ipfix"}
+SFLOW5 = 0x10005
+"""Stands for sFlow's version 5, which as a number is NetFlow's, too; no version word has this value."""
+PROTOCOL_OF_VERSION = {1: "netflow1", 5: "netflow5", 7: "netflow7", 9: "netflow9", 10: "ipfix", SFLOW5: "sflow5"}
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ SENDERS = 2
 """Exporters that send the datagrams of one capture."""
 NUMBERS = np.array([0, 1, 2, 3, 4, 5, 7, 8, 127, 128, 254, 255, 256, 257, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF], np.uint16)
 VERSIONS = np.array([0, 1, 5, 7, 9, 10, 11], np.uint8)
-HEADERS = np.array([2, 16, 18, 20, 22, 24, 26, 28])
+HEADERS = np.array([2, 6, 16, 18, 20, 22, 24, 26, 28, 30, 34, 62])
 """Where counts, lengths and set ids often stand."""
 GROWTH_LIMIT = 48 << 20
 ENCODE_EVERY, EXPIRE_EVERY = 8, 64

@@ -7,9 +7,9 @@ from captured import NAMES, datagrams, decoded, is_sflow, payloads, truth
 
 from flowagent.batch import Batch
 from flowagent.ingest.decoder import Decoder
+from flowagent.schema import EXPORT_PROTOCOLS, SAMPLING_SOURCES
 
-SFLOW_IS_DECODED = False
-"""Until then sFlow is counted as unsupported."""
+SFLOW = EXPORT_PROTOCOLS.index("sflow5")
 WITHOUT_SFLOW = [n for n in NAMES if set(truth(n)["protocols"]) - {"sflow5"}]
 WITH_SFLOW = [n for n in NAMES if any(map(is_sflow, payloads(n)))]
 
@@ -32,9 +32,13 @@ SAME = (
 
 @pytest.fixture(scope="module", params=WITHOUT_SFLOW)
 def capture(request):
-    """Truth, decoder, and the rows that the truth counts."""
+    """Truth, decoder, and the rows, without those of sFlow, which have a truth of their own."""
     decoder, batch = decoded(request.param)
-    return truth(request.param), decoder, batch
+    return truth(request.param), decoder, flows(batch)
+
+
+def flows(batch):
+    return batch.take(batch["export_protocol"] != SFLOW) if len(batch) else batch
 
 
 def counted(known, decoder, batch):
@@ -82,7 +86,7 @@ def test_records(capture):
     expected = records["flow"] + records.get("records_before_their_template", 0) + lent(known)
     assert len(batch) == expected + reverse_records(known, batch)
     assert len(counted(*capture)) == records["flow"]
-    assert decoder.stats.records.total() == len(batch)
+    assert decoder.stats.records.total() - decoder.stats.records["sflow5"] == len(batch)
     assert decoder.stats.options_records == records["options"]
 
 
@@ -212,13 +216,124 @@ def without_sflow(errors):
     return {k: n for k, n in errors.items() if n and k[0] != "sflow5"}
 
 
-@pytest.mark.parametrize("name", WITH_SFLOW)
-def test_sflow(name):
-    decoder, _ = decoded(name)
-    count = sum(map(is_sflow, payloads(name)))
-    assert decoder.stats.datagrams["sflow5"] == count > 0
-    if not SFLOW_IS_DECODED:
-        assert decoder.stats.errors["sflow5", "unsupported_protocol"] == count
+@pytest.fixture(scope="module", params=WITH_SFLOW)
+def sampled(request):
+    """Truth, decoder, and the rows of sFlow."""
+    decoder, batch = decoded(request.param)
+    rows = batch.take(batch["export_protocol"] == SFLOW) if len(batch) else batch
+    return truth(request.param), decoder, rows
+
+
+def test_sflow_samples(sampled):
+    known, decoder, batch = sampled
+    sums = known.get("sflow_sums", {"frame_length": 0, "ip_length": 0, "samples_without_ip": 0, "by_proto": {}})
+    samples = known["records"]["sflow_flow_samples"]
+    assert len(batch) == decoder.stats.records["sflow5"] == batch.total("packets") == batch.total("records") == samples
+    # The exporters count the 4 bytes of the frame check sequence, and say that they stripped it.
+    assert batch.total("bytes") == sums["frame_length"] - 4 * samples
+    assert batch.total("ipTotalLength") == sums["ip_length"]
+    assert int((~batch.is_known("src_addr")).sum()) == sums["samples_without_ip"]
+    found = {}
+    for proto in sums["by_proto"]:
+        part = batch.take((batch["proto"] == int(proto)) & batch.is_known("proto"))
+        found[proto] = {"samples": len(part), "frame_length": part.total("bytes") + 4 * len(part)}
+    assert found == sums["by_proto"]
+
+
+def test_sflow_sampling(sampled):
+    known, _, batch = sampled
+    if len(batch):
+        assert sorted(set(batch["sampling_rate"])) == known["sampling"]["sflow_sampling_rate"]
+        assert set(batch["sampling_source"]) == {SAMPLING_SOURCES.index("wire")}
+        assert (
+            int((batch["bytes"] * batch["sampling_rate"]).sum()) + 4 * known["sflow_sums"]["estimated_packets"]
+            == known["sflow_sums"]["estimated_bytes"]
+        )
+
+
+def test_sflow_five_tuples(sampled):
+    known, _, batch = sampled
+    names = ["src_addr", "dst_addr", "src_port", "dst_port", "proto"]
+    found = {tuple(row.get(n, 0) for n in names) for row in rows(batch.select(names)) if "src_addr" in row}
+    assert len(found) == known.get("sflow_sums", {"distinct_5tuples": 0})["distinct_5tuples"]
+
+
+def test_sflow_counter_samples(sampled):
+    known, decoder, _ = sampled
+    if "samples" in known:
+        assert decoder.interfaces.reports == known["samples"]["counter_record_formats"].get("0:1", 0)
+
+
+def test_sflow_datagrams_and_errors(sampled):
+    known, decoder, _ = sampled
+    assert decoder.stats.datagrams["sflow5"] == sum(map(is_sflow, payloads(name_of(known)))) > 0
+    errors = {reason for (protocol, reason), n in decoder.stats.errors.items() if n and protocol == "sflow5"}
+    assert errors == ({"truncated"} if known.get("case") == "tcpdump-sflow-malformed" else set())
+
+
+def name_of(known):
+    return f"public/{known['case']}" if "case" in known else known["file"].removesuffix(".pcap")
+
+
+def test_sflow_agents(sampled):
+    known, decoder, _ = sampled
+    streams = [s for s in known["streams"] if s["protocol"] == "sflow5"]
+    found = {
+        (d.address, d.key.domain, port): session.datagrams
+        for d in decoder.exporters
+        if decoder.exporters.protocol(d) == "sflow5"
+        for port, session in d.sessions.items()
+    }
+    assert found == {(s["agent"], s["sub_agent"], s["src_port"]): s["datagrams"] for s in streams}
+    if not any(s["sequence_counts"] is None for s in streams) and streams:
+        assert sum(decoder.exporters.lost_records(final=True).values()) == 0
+
+
+def test_first_sflow_samples_field_by_field(sampled):
+    known, _, batch = sampled
+    first = known.get("first_flow_samples", [])
+    for expected, row in zip(first, rows(batch.rows(0, len(first))), strict=True):
+        assert {k: (v, row.get(k)) for k, v in as_sample(expected).items() if row.get(k) != v} == {}
+
+
+def test_sflow_tunnels():
+    _, batch = decoded("ovs-sflow")
+    expected = truth("ovs-sflow")["first_tunnel_sample"]
+    row = rows(batch.take(batch.is_known("tunnel_key")).rows(0, 1))[0]
+    wanted = as_sample(expected) | {
+        "tunnel_src_addr": expected["tunnel_ingress_src"], "tunnel_dst_addr": expected["tunnel_ingress_dst"],
+        "tunnel_key": expected["vni_ingress"], "tunnel_type": 1,
+    }  # fmt: skip
+    assert {k: (v, row.get(k)) for k, v in wanted.items() if row.get(k) != v} == {}
+    assert int(batch.is_known("tunnel_key").sum()) == 9
+
+
+@pytest.mark.parametrize("name", ["ovs-sflow", "ovn-sflow", "ovs-mixed"])
+def test_delivered_packets_of_open_vswitch_are_no_loss(name):
+    """It says of all that it looks at again that they were discarded."""
+    _, batch = decoded(name)
+    batch = batch.take(batch["export_protocol"] == SFLOW)
+    for column in ("dropped_packets", "dropped_bytes", "forwardingStatus"):
+        assert not batch.is_known(column).any()
+    assert not batch.is_known("out_if").all()
+
+
+def as_sample(expected):
+    """A truth sample in columns; None where a column must not be known."""
+    out = {k: v for k, v in as_columns(expected).items() if k not in ("sequence", "in_if", "out_if", "vlan")}
+    for side in ("in", "out"):
+        value = expected[f"{side}_if"]
+        out[f"{side}_if"] = value if expected[f"{side}_if_format"] == 0 and value not in (0, 0x3FFFFFFF) else None
+    return out | {
+        "exporter": expected["agent"],
+        "bytes": expected["frame_length"] - expected["stripped"],
+        "packets": 1,
+        "sampling_rate": expected["sampling_rate"],
+        "ipTotalLength": expected.get("ip_length"),
+        "vlan": expected.get("in_vlan") or expected.get("vlan"),
+        "dst_vlan": expected.get("out_vlan") or None,
+        "flowLabelIPv6": expected.get("flow_label"),
+    }
 
 
 # Loss
@@ -261,9 +376,9 @@ def test_a_port_of_many_protocols_gives_each_its_own():
     whole = Decoder(ordered=True)
     mixed = Batch.concat([whole.feed(part) for part in parts])
     alone = 0
-    for version in (5, 10):
+    for version in (b"\0\5", b"\0\12", b"\0\0"):
         decoder = Decoder()
         for part in parts:
-            keep = [i for i in range(len(part)) if part.payload(i)[:2] == version.to_bytes(2)]
+            keep = [i for i in range(len(part)) if part.payload(i)[:2] == version]
             alone += sum(len(decoder.feed(part.part(i, i + 1))) for i in keep)
     assert alone == len(mixed) > 0

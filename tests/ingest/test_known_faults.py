@@ -11,6 +11,9 @@ from itertools import count
 import numpy as np
 import pytest
 from build import FLOW, column, decode, define, feed, flow, flow_set, ipfix, options_template, v5, v5_record, variable
+from build_sflow import datagram as sflow
+from build_sflow import flow as flow_sample
+from build_sflow import header as sampled_header
 
 from flowagent.clock import SECOND
 from flowagent.component import Context
@@ -220,3 +223,11 @@ def test_options_do_not_become_flows():
     options = options_template(300, 1, (149, 4), (305, 4))
     assert feed(decoder, ipfix(flow_set(3, options), flow_set(300, struct.pack("!II", 0, 10)))) == []
     assert decoder.stats.options_records == 1
+
+
+def test_sampled_packets_are_scaled_once():
+    # Some collectors leave the rate of sFlow to the reader, or take the check sequence for traffic.
+    bench = Bench()
+    bench.feed(sflow(*[flow_sample(sampled_header(), rate=8)] * 3))
+    assert bench.counter("flow_packets") == {"198.51.100.9": 3 * 8}
+    assert bench.counter("flow_bytes") == {"198.51.100.9": 3 * 8 * 154}

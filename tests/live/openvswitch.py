@@ -84,8 +84,8 @@ class OpenVSwitch:
         return self.netns.run("ovs-vsctl", *options, *command)
 
     def export(self, table: str, port: int, **settings: str | int) -> None:
-        """Let the bridge export by `NetFlow` or `IPFIX` and nothing else; a new exporter sends its templates first."""
-        self.vsctl("clear", "bridge", "br0", "netflow", "ipfix")
+        """Let the bridge export by `NetFlow`, `IPFIX` or `sFlow` only; a new exporter sends its templates first."""
+        self.vsctl("clear", "bridge", "br0", "netflow", "ipfix", "sflow")
         columns = [f"{name}={value}" for name, value in settings.items()]
         row = ["--id=@exporter", "create", table, f'targets="127.0.0.1:{port}"', *columns]
         self.vsctl("--", "set", "bridge", "br0", f"{table.lower()}=@exporter", "--", *row)

@@ -106,6 +106,28 @@ def test_ipfix_counts_each_packet_once(switch, traffic, make_agent):
     assert sum_rows(agent.rows()) == truth
 
 
+def test_sflow_counts_the_frames_that_the_ports_saw(switch, traffic, make_agent):
+    """Every packet is sampled, so nothing is an estimate; and the ports' own counters come, too."""
+    agent = make_agent(netns=switch.netns)
+    switch.export("sFlow", agent.port, sampling=1, polling=1, header=128, agent="lo")
+    until(lambda: agent.metrics().total("flowagent_interface_up") > 0, "the first counters came")
+    truth = traffic(frames=True)
+
+    wait_for(agent, truth)
+
+    metrics = agent.metrics()
+    wire, everything = {"sampling_source": "wire"}, total(truth)
+    assert metrics.flows.packets >= everything.packets  # ARP has no 5-tuple
+    assert metrics.total("flowagent_flow_sampling_records_total", **wire) == metrics.flows.packets
+    assert metrics.errors == metrics.total("flowagent_ingest_lost_records_total") == 0
+    until(
+        lambda: agent.metrics().total("flowagent_interface_octets_total", direction="in") >= everything.bytes,
+        "the ports' counters are those of the traffic",
+    )
+    agent.stop()
+    assert sum_rows(agent.rows()) == truth
+
+
 def test_a_restart_loses_nothing(switch, traffic, make_agent):
     """Open vSwitch sends its templates again after ten minutes only: until then those on disk must do."""
     agent = make_agent(netns=switch.netns)

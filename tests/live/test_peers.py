@@ -3,7 +3,7 @@
 import pytest
 from live.exports import random_exports
 from live.generate import generated
-from live.peers import flowagent_reads, nfdump_reads, tshark_reads, write_capture
+from live.peers import flowagent_reads, nfdump_reads, tshark_reads, tshark_reads_sflow, write_capture
 
 pytestmark = pytest.mark.service("tshark", "nfcapd", "nfdump")
 
@@ -28,3 +28,11 @@ def test_all_agree_on_what_generate_sends(tmp_path, protocol):
     assert tshark_reads(capture) == truth
     if protocol != "ovs":  # nfdump takes Open vSwitch's running totals for counts of the flow
         assert nfdump_reads(datagrams, tmp_path / "nfcapd") == truth
+
+
+def test_all_agree_on_sampled_packets(tmp_path):
+    datagrams, truth = generated(protocol="sflow5", records=500, rate=2000, seed=3, sampling_rate=100)
+    capture = tmp_path / "exports.pcap"
+    write_capture(capture, datagrams)
+    assert flowagent_reads(capture) == truth
+    assert tshark_reads_sflow(capture) == truth

@@ -1,21 +1,14 @@
 """softflowd, the real program, exports known packets to a running agent."""
 
 import socket
-import subprocess
-from pathlib import Path
 
 import pytest
 from live.agent import sum_rows, total
 from live.packets import flows_in, write_traffic
 from live.polling import until
+from live.softflowd import datagrams_of, export
 
 pytestmark = pytest.mark.service("softflowd")
-
-
-def softflowd(capture: Path, port: int, options: str) -> None:
-    """Let softflowd export the flows of a capture."""
-    command = f"softflowd -d -r {capture} -c none -p {capture}.pid -n 127.0.0.1:{port} {options}"
-    subprocess.run(command.split(), stderr=subprocess.DEVNULL, timeout=30, check=True)
 
 
 @pytest.mark.parametrize("options", ["-v 5", "-v 9 -6", "-v 10 -6", "-v 10 -6 -b"])
@@ -25,7 +18,7 @@ def test_counts_what_softflowd_saw(make_agent, tmp_path, options):
     write_traffic(capture, seed=5, conversations=300, ipv6="-6" in options)
     truth = flows_in(capture)
 
-    softflowd(capture, agent.port, options)
+    export(capture, agent.port, options)
     metrics = until(lambda: (m := agent.metrics()).decoded >= len(truth) and m, "all records came")
 
     assert metrics.flows == total(truth)
@@ -42,7 +35,7 @@ def test_a_restart_loses_nothing(make_agent, tmp_path, options):
     capture = tmp_path / "traffic.pcap"
     write_traffic(capture, seed=6, conversations=150, ipv6=True)
     truth = flows_in(capture)
-    datagrams = _datagrams(capture, options)
+    datagrams = datagrams_of(capture, options)
     middle = len(datagrams) // 2
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as exporter:
@@ -61,17 +54,3 @@ def test_a_restart_loses_nothing(make_agent, tmp_path, options):
     assert metrics.errors == metrics.total("flowagent_ingest_held_sets_total") == 0
     agent.stop()
     assert sum_rows(agent.rows()) == truth
-
-
-def _datagrams(capture: Path, options: str) -> list[bytes]:
-    """What softflowd would have sent to an agent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
-        collector.bind(("127.0.0.1", 0))
-        collector.setblocking(False)
-        softflowd(capture, collector.getsockname()[1], options)
-        datagrams = []
-        while True:
-            try:
-                datagrams.append(collector.recv(65535))
-            except BlockingIOError:
-                return datagrams
