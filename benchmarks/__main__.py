@@ -24,6 +24,7 @@ PARTS = {
     "filters": "filter expressions over columns",
     "loki": "rows pushed to Loki",
     "kafka": "rows produced to Kafka, where there is Java",
+    "consume": "rows read from Kafka, where there is Java",
     "sinks": "rows into the bytes of other sinks",
     "packets": "packets in a file into flows",
     "capture": "live capture, beside softflowd",

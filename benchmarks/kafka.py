@@ -48,7 +48,7 @@ def run(options: Options) -> Table:
             ("Kubernetes", pods, {"schema": "netobserv"}),
             ("Kubernetes", pods, {"schema": "netobserv", "records_per_message": 1000}),
         ]
-    with _broker() as address:
+    with broker() as address:
         for name, batch, settings in cases:
             seconds = _QUICK_SECONDS if options.quick else _SECONDS
             size, ns, rate = asyncio.run(_measured(Config(brokers=(address,), **settings), batch, seconds))
@@ -83,7 +83,7 @@ async def _write(sink: Any, batch: Batch, seconds: float) -> tuple[int, int]:
 
 
 @contextmanager
-def _broker() -> Iterator[str]:
+def broker() -> Iterator[str]:
     """The address of one that runs on another core than this process, where there are two."""
     sys.path.append(str(ROOT / "tests"))  # it is the tests' broker
     from live.kafka import Kafka
@@ -91,10 +91,10 @@ def _broker() -> Iterator[str]:
     mine = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory(prefix="flowagent-benchmark-") as directory:
         os.sched_setaffinity(0, {SENDER_CPU})
-        broker = Kafka(Path(directory)).start()
+        running = Kafka(Path(directory)).start()
         try:
             os.sched_setaffinity(0, {RECEIVER_CPU})
-            yield broker.address
+            yield running.address
         finally:
             os.sched_setaffinity(0, mine)
-            broker.kill()
+            running.kill()

@@ -210,7 +210,7 @@ def test_pods_share_nothing_of_the_host_but_its_network(what):
         if spec.get("hostNetwork"):
             assert spec["dnsPolicy"] == "ClusterFirstWithHostNet"
     level = of_kind(what, "Namespace")[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
-    assert level == ("restricted" if what == "standalone" else "privileged")
+    assert level == ("restricted" if what in ("standalone", "central") else "privileged")
 
 
 @every
@@ -250,9 +250,8 @@ def test_configurations_are_valid(what):
 def test_agents_listen_where_the_manifests_say(what):
     for pod in pods(what):
         raw = config_of(what, pod)
-        listen = (
-            [raw["ingest"][0]["listen"]] if isinstance(raw["ingest"][0]["listen"], str) else raw["ingest"][0]["listen"]
-        )
+        listen = raw["ingest"][0].get("listen", [])
+        listen = [listen] if isinstance(listen, str) else listen
         udp = {int(text.rpartition(":")[2]) for text in listen if not text.startswith("127.")}
         agent = next(c for c in pod["spec"]["containers"] if c["name"] == "flowagent")
         assert {p["containerPort"] for p in agent["ports"] if p.get("protocol") == "UDP"} == udp

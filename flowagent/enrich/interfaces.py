@@ -193,9 +193,9 @@ class Interfaces:
 
     def families(self) -> Iterable[Family]:
         shown = [link for link in self.links if link.kind not in _FLEETING][:MAX_SHOWN]
-        yield Family("flowagent_interface_up", "gauge", "Whether an interface of this host works.", ("interface",),
+        yield Family("flowagent_host_interface_up", "gauge", "Whether an interface of this host works.", ("interface",),
                      {(link.name,): float(link.is_up) for link in shown})  # fmt: skip
-        yield Family("flowagent_interface_speed_bytes", "gauge", "Bytes a second that an interface can take.",
+        yield Family("flowagent_host_interface_speed_bytes", "gauge", "Bytes a second that an interface can take.",
                      ("interface",), {(k.name,): k.speed for k in shown if k.speed is not None})  # fmt: skip
         yield Family("flowagent_interfaces", "gauge", "Interfaces of this host.", (), {(): len(self.links)})
         yield Family("flowagent_interfaces_resyncs", "counter", "How often all interfaces had to be asked for again.",

@@ -25,7 +25,7 @@ from flowagent.hashing import finish, seed_of
 from flowagent.ingest.canonical import CanonicalDecoder
 from flowagent.ingest.decoded import RowDecoder
 from flowagent.ingest.filebook import MAX_FILES, Entry, FileBook
-from flowagent.ingest.filereader import BadFileError, FileReader, Piece
+from flowagent.ingest.filereader import BadFileError, Captures, FileReader, Piece
 from flowagent.ingest.netobserv import NetobservDecoder
 from flowagent.ingest.nfdump import NfdumpDecoder
 from flowagent.ingest.report import decoder_families
@@ -51,6 +51,8 @@ class Config(Settings, frozen=True):
     """Files: patterns such as `/var/flows/*.pcap`; what is there already is read, too."""
     schema: Literal["canonical", "netobserv", "nfdump"] = "canonical"
     """What lines of JSON hold: rows of agents, flows of NetObserv, or what `nfdump -o json` prints."""
+    captures: Captures = "auto"
+    """What captures hold: `exports`, or `packets` to be counted into flows; `auto` looks into each."""
     then: Literal["keep", "delete", "move"] = "keep"
     """What becomes of a file that was read."""
     move_to: str | None = None
@@ -93,7 +95,7 @@ class FileSource:
         self._every = parse_duration(config.every, f"{ctx.name}.every")
         self._complete_ns = round(parse_duration(config.complete_after, f"{ctx.name}.complete_after") * SECOND)
         lines: RowDecoder = _LINES[config.schema]()
-        self._reader = FileReader(lines)
+        self._reader = FileReader(lines, config.captures)
         self._book = FileBook(ctx)
         self._worker = Worker(f"files {ctx.name}")
         self._waiting: deque[_Read] = deque()

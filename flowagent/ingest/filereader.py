@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from flowagent.batch import Batch
 from flowagent.errors import ConfigError
 from flowagent.ingest import ndjson, parquet
 from flowagent.ingest.decoded import RowDecoder
 from flowagent.ingest.decoder import Decoder
+from flowagent.ingest.packetfile import read_flows
 from flowagent.ingest.pcap import Capture
 from flowagent.schema import COLUMNS
 
@@ -19,6 +20,10 @@ _PCAP = (b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 _ROWS = 8192
 """Rows of a piece, about."""
+
+
+Captures = Literal["auto", "exports", "packets"]
+"""What captures hold; `auto` looks into each."""
 
 
 class Piece(NamedTuple):
@@ -39,8 +44,9 @@ class BadFileError(Exception):
 class FileReader:
     """Reads files one after the other; templates of captured exports last from one to the next."""
 
-    def __init__(self, lines: RowDecoder) -> None:
+    def __init__(self, lines: RowDecoder, captures: Captures = "auto") -> None:
         self.lines = lines
+        self._captures = captures
         self.exports = Decoder()
         self._columns: frozenset[str] | None = None
 
@@ -69,10 +75,18 @@ class FileReader:
             raise BadFileError(f"cannot be read: {error.strerror or error}") from error
 
     def _captured(self, path: Path) -> Iterator[Piece]:
+        """Of exports, or of packets, which are counted into flows."""
         capture = Capture([path])
-        for datagrams in capture.datagrams():
-            yield Piece(self.exports.feed(datagrams), Counter(), 0, is_export=True)
-        if "bad_file" in capture.skipped or "truncated_file" in capture.skipped:
+        if self._captures == "packets" or (self._captures == "auto" and capture.holds_packets()):
+            skipped: Counter[str] = Counter()
+            for flows in read_flows(path, skipped=skipped):
+                yield Piece(flows, Counter(), 0)
+        else:
+            for datagrams in capture.datagrams():
+                yield Piece(self.exports.feed(datagrams), Counter(), 0, is_export=True)
+            skipped = capture.skipped
+        yield Piece(Batch({}), Counter({reason: n for reason, n in skipped.items() if reason != "not_udp"}), 0)
+        if "bad_file" in skipped or "truncated_file" in skipped:
             raise BadFileError("is damaged or cut off; what stands before was read")
 
     def _parquet(self, path: Path) -> Iterator[Piece]:

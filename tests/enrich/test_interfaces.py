@@ -145,16 +145,16 @@ def test_neighbours_give_mac_addresses_where_flows_have_none():
 
 
 def test_metrics_are_of_interfaces_that_stay_and_few():
-    assert samples(build(), "interface_up") == {("lo",): 1, ("eth0",): 1}
+    assert samples(build(), "host_interface_up") == {("lo",): 1, ("eth0",): 1}
     links = (*LINKS, *(Link(i, f"bond{i}", "bond", speed=5) for i in range(100, 500)))
     enricher = build(links=links)
-    up = samples(enricher, "interface_up")
+    up = samples(enricher, "host_interface_up")
     assert len(up) == interfaces.MAX_SHOWN
     assert up["eth0",] == 1
     assert up["bond100",] == 0
     assert ("veth9",) not in up
-    assert samples(enricher, "interface_speed_bytes")["eth0",] == 1000
-    assert ("lo",) not in samples(enricher, "interface_speed_bytes")
+    assert samples(enricher, "host_interface_speed_bytes")["eth0",] == 1000
+    assert ("lo",) not in samples(enricher, "host_interface_speed_bytes")
     assert samples(enricher, "interfaces") == {(): 403}
 
 
@@ -162,7 +162,7 @@ async def test_the_loopback_of_this_machine_has_its_name():
     async with running(Config(neighbours=True)) as enricher:
         await until(lambda: enricher.ready() is None)
         assert named(enricher, ["127.0.0.1", "192.0.2.99"], [1, 1]) == ["lo", ""]
-        assert samples(enricher, "interface_up")["lo",] in (0, 1)
+        assert samples(enricher, "host_interface_up")["lo",] in (0, 1)
 
 
 async def test_when_messages_are_lost_all_is_asked_for_again(monkeypatch, caplog):

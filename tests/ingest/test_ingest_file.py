@@ -186,6 +186,13 @@ async def test_captures_of_exports(bench):
     assert metric(source, "files") == {("read",): 1}
 
 
+async def test_packets_are_counted_into_flows(bench):
+    (bench.directory / "a.pcap").write_bytes(EXPORTS)
+    source = await bench.once(captures="packets")
+    assert bench.taker.column("dst_port") == [10001]
+    assert metric(source, "ingest_records") == {("canonical",): 1}
+
+
 async def test_parquet(bench):
     pytest.importorskip("pyarrow")
     import pyarrow as pa
