@@ -4,6 +4,8 @@
 PYTHON ?= python3
 DEMO ?= 1
 bin := .venv/bin
+# Tests that measure, or talk to what there is once only: one after the other.
+alone := tests/live tests/fuzz tests/test_image.py
 
 .PHONY: run test check bench clean
 
@@ -17,7 +19,8 @@ check: .venv/.dev
 	$(bin)/ruff format --check
 	$(bin)/ruff check
 	$(bin)/mypy
-	$(bin)/pytest $(ARGS)
+	$(bin)/pytest --numprocesses 2 --dist loadfile $(addprefix --ignore ,$(alone)) $(ARGS)
+	$(bin)/pytest $(alone) $(ARGS)
 
 bench: .venv/.run
 	$(bin)/python -m benchmarks $(ARGS)

@@ -107,7 +107,9 @@ def start(make_agent, router, **settings):
 def test_translated_connections_are_counted_to_the_byte(make_agent, router):
     agent = start(make_agent, router, enable_accounting=True, enable_timestamps=True)
     router.server.start("python3", "-c", _SERVE, "300000")
-    until(lambda: _try(lambda: python(router.client, _FETCH, "50000")), "the server answered")
+    # A connection that is refused would be told of, too.
+    until(lambda: router.server.run("ss", "-Hltn", "sport = :8000"), "the server listens")
+    python(router.client, _FETCH, "50000")
     python(router.client, _SEND)
     truth = until(lambda: _settled(router), "nothing changes any more")
     (there, back), (sent, nothing) = truth["tcp", 8080], truth["udp", 9]
