@@ -2,7 +2,10 @@
 
 import itertools
 import os
+import socket
 import subprocess
+
+import pyroute2
 
 _number = itertools.count()
 _OFFLOADS = ("tx", "rx", "tso", "gso", "gro")
@@ -30,6 +33,13 @@ class Netns:
         options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
         self._started.append(subprocess.Popen(self.command(*command), stdin=subprocess.DEVNULL, **options))
         return self._started[-1]
+
+    def datagram_socket(self, address: str, port: int) -> socket.socket:
+        """A UDP socket of this process that is bound inside; it never blocks."""
+        sock = pyroute2.netns.create_socket(self.name, socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((address, port))
+        sock.setblocking(False)
+        return sock
 
     def connect(self, other: "Netns", mine: str, theirs: str) -> None:
         """Lay a cable: interfaces of these names, up, without offloads, so that counted packets are real packets."""

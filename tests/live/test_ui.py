@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from live.polling import until
-from ui.browser import VIEWS, Browser, pictures_directory
+from ui.browser import VIEWS, Browser, pictures_directory, readable
 
 VENDOR = Path(__file__).parents[2] / "flowagent" / "web" / "static" / "vendor" / "SOURCE"
 pytestmark = pytest.mark.service("chromium", "chromedriver", str(VENDOR))
@@ -75,30 +75,11 @@ def browser(agent, tmp_path_factory):
         browser.close()
 
 
-def shown(browser):
-    """(source, destination): bytes, of the table below a chart with these two columns."""
-    for more in browser.all(".twin > button"):
-        more.click()
-    rows = browser.run(
-        "return [...document.querySelectorAll('.twin tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
-    )
-    return {(row[0], row[1]): row[2] for row in rows}
-
-
-def readable(size):
-    """As the page writes bytes: three figures."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.{0 if size >= 99.95 else 1 if size >= 9.995 else 2}f} {unit}"
-        size /= 1000
-    raise AssertionError(size)
-
-
 def test_the_page_shows_the_matrix(agent, browser):
     browser.open("#/sankey?columns=src_addr,dst_addr&live=0")
     assert len(browser.all(".sankey .link")) == len(MATRIX)
     assert len(browser.all(".sankey .node")) == len({src for src, _ in MATRIX}) + len({dst for _, dst in MATRIX})
-    assert shown(browser) == {pair: readable(size) for pair, size in MATRIX.items()}
+    assert browser.pairs() == {pair: readable(size) for pair, size in MATRIX.items()}
     assert "exact" in browser.text(".summary")
     answer = ask(agent, **{"from": "-15m", "dimensions": "src_addr,dst_addr", "fold": "row", "top": 2000})
     assert {tuple(d["values"][i]["label"] for d, i in zip(answer["dimensions"], row["at"], strict=True)): row["value"]
@@ -122,11 +103,11 @@ def test_clicks_ask_the_agent_and_news_come_by_themselves(agent, browser):
     browser.go(lambda: browser.click(node.find_element("css selector", "rect"), shift=True))
     browser.wait("document.querySelector('.crumb.excluded')")
     left = {pair: readable(size) for pair, size in MATRIX.items() if pair[0] != HOSTS[0]}
-    until(lambda: shown(browser) == left, "the others")
+    until(lambda: browser.pairs() == left, "the others")
     send(agent, [((HOSTS[1], "10.9.9.9"), 77_000_000)])
-    until(lambda: shown(browser).get((HOSTS[1], "10.9.9.9")) == "77.0 MB", "what came since")
+    until(lambda: browser.pairs().get((HOSTS[1], "10.9.9.9")) == "77.0 MB", "what came since")
     browser.open(browser.address)
-    assert (HOSTS[0], HOSTS[1]) not in shown(browser)
+    assert (HOSTS[0], HOSTS[1]) not in browser.pairs()
 
 
 def test_the_agent_says_where_a_filter_is_wrong(browser):

@@ -73,6 +73,15 @@ class Browser:
         script = "return [...document.querySelectorAll(arguments[0])].map((e) => e.getAttribute('aria-label'))"
         return [text.partition(". ")[0].removesuffix(".") for text in self.run(script, selector)]
 
+    def pairs(self) -> dict[tuple[str, str], str]:
+        """(source, destination): amount, of the table below a chart with these two columns."""
+        for more in self.all(".twin > button"):
+            more.click()
+        script = (
+            "return [...document.querySelectorAll('.twin tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+        )
+        return {(row[0], row[1]): row[2] for row in self.run(script)}
+
     def click(self, element, *, shift: bool = False) -> None:
         chain = ActionChains(self.driver)
         if shift:
@@ -137,3 +146,12 @@ def pictures_directory(default: Path) -> Path:
     path = Path(os.environ.get("FLOWAGENT_SCREENSHOTS") or default)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def readable(size: float) -> str:
+    """As the page writes bytes: three figures."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.{0 if size >= 99.95 else 1 if size >= 9.995 else 2}f} {unit}"
+        size /= 1000
+    raise AssertionError(size)
