@@ -222,5 +222,5 @@ def _mac(text: str) -> int | None:
 
 
 _READERS: dict[Kind, Callable[[str], Number | None]] = {
-    "int": _number, "time": _number, "addr": _address, "mac": _mac, "name": names.code,
+    "int": _number, "time": _number, "addr": _address, "mac": _mac, "name": names.hashed,
 }  # fmt: skip

@@ -35,15 +35,25 @@ def code(text: str) -> int:
     if known is not None:
         _texts.move_to_end(known)
         return known
-    cut = text.encode("utf-8", "replace")[:MAX_BYTES].decode("utf-8", "ignore").replace("\0", "")
+    cut = _cut(text)
     if cut != text:
         return code(cut)
-    known = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") or 1
+    known = hashed(text)
     _codes[text] = known
     _texts[known] = text
     if len(_texts) > MAX_NAMES:
         _codes.pop(_texts.popitem(last=False)[1])
     return known
+
+
+def hashed(text: str) -> int:
+    """The same number of a text that nobody is to remember, as no row may have it: one to look for."""
+    cut = _cut(text)
+    return (int.from_bytes(hashlib.blake2b(cut.encode(), digest_size=8).digest(), "big") or 1) if cut else 0
+
+
+def _cut(text: str) -> str:
+    return text.encode("utf-8", "replace")[:MAX_BYTES].decode("utf-8", "ignore").replace("\0", "")
 
 
 def text(code: int) -> str:

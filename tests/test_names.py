@@ -80,3 +80,19 @@ def test_rows_without_a_name_do_not_mention_it() -> None:
     batch = Batch({"src_k8s_name": names.codes(["web", ""]), "bytes": np.arange(2, dtype=np.uint64)})
     for rows in (batch, names.spelled(batch)):
         assert json_lines(rows).splitlines() == [b'{"bytes":0,"src_k8s_name":"web"}', b'{"bytes":1}']
+
+
+def test_what_is_only_looked_for_pushes_out_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "_codes", {})
+    monkeypatch.setattr(names, "_texts", type(names._texts)())
+    monkeypatch.setattr(names, "MAX_NAMES", 2)
+    rows = Batch({"src_k8s_name": names.codes(["web", "db"])})
+    for i in range(10):
+        assert not parse_filter(f'src_k8s_name == "asked {i}"', "filter")(rows).any()
+    assert names.texts(rows["src_k8s_name"]).tolist() == [b"web", b"db"]
+    assert parse_filter("src_k8s_name == web", "filter")(rows).tolist() == [True, False]
+
+
+@given(st.text(max_size=300))
+def test_what_is_looked_for_has_the_number_of_the_name(text: str) -> None:
+    assert names.hashed(text) == names.code(text)

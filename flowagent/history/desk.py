@@ -16,7 +16,7 @@ import msgspec
 
 from flowagent.history import result
 from flowagent.history.query import MEASURES, Moment, Query
-from flowagent.history.store import History
+from flowagent.history.store import History, View
 from flowagent.metrics import Family
 from flowagent.schema import COLUMNS
 from flowagent.worker import Worker
@@ -25,6 +25,8 @@ MAX_WAITING = 32
 """Different questions that may wait for their answer."""
 _MAX_KEPT = 8 << 20
 """Bytes of answers that are kept for others."""
+_MAX_ANSWERS = 512
+"""Answers that are: of small ones the questions, each with its compiled filter, are what takes memory."""
 
 _MINUTE = Moment(-60.0)
 
@@ -42,6 +44,7 @@ class Desk:
         self._history = history
         self._worker = Worker("history")
         self._kept: OrderedDict[Query, _Kept] = OrderedDict()
+        self._rates: tuple[int, asyncio.Future[dict[str, float]]] | None = None
         self._waiting = self._answered = self._shared = 0
 
     @property
@@ -94,19 +97,19 @@ class Desk:
         for query, kept in list(self._kept.items()):
             if kept.answer.done() and kept.version != self._history.version:
                 del self._kept[query]
-        while sum(kept.size for kept in self._kept.values()) > _MAX_KEPT:
-            self._kept.popitem(last=False)
+        size = sum(kept.size for kept in self._kept.values())
+        while size > _MAX_KEPT or len(self._kept) > _MAX_ANSWERS:
+            size -= self._kept.popitem(last=False)[1].size
 
     async def rates(self) -> dict[str, float] | None:
         """Records, bytes and packets a second over the last minute that the history has; None where it has nothing."""
+        version = self._history.version
         view, described = self._history.view(), self._history.describe()
-        oldest = described["oldest"]
-        if oldest is None:
+        if described["oldest"] is None:
             return None
-        measures = {name: MEASURES[name] for name in ("flows", "bytes", "packets")}
-        asked = [Query(since=_MINUTE, measure=name) for name, column in measures.items() if column in view.measures]
-        answers = await self._worker.run(lambda: [result.answer(view, one, described) for one in asked])
-        return {measures[a.measure]: a.total.value / max(1e-9, a.to - max(a.from_, oldest)) for a in answers}
+        if self._rates is None or self._rates[0] != version:
+            self._rates = version, self._worker.start(lambda: _rates(view, described))
+        return await asyncio.shield(self._rates[1])
 
     def describe(self) -> dict[str, Any]:
         """What can be asked, as plain data."""
@@ -132,3 +135,11 @@ class Desk:
         text = "Questions about the history by how they were answered: by looking, or with the answer to an equal one."
         samples = {("looked",): self._answered, ("shared",): self._shared}
         yield Family("flowagent_queries", "counter", text, ("answer",), samples)
+
+
+def _rates(view: View, described: dict[str, Any]) -> dict[str, float]:
+    measures = {name: MEASURES[name] for name in ("flows", "bytes", "packets")}
+    asked = [Query(since=_MINUTE, measure=name) for name, column in measures.items() if column in view.measures]
+    answers = [result.answer(view, one, described) for one in asked]
+    oldest = described["oldest"]
+    return {measures[a.measure]: a.total.value / max(1e-9, a.to - max(a.from_, oldest)) for a in answers}

@@ -103,19 +103,26 @@ class Questions:
         if self._streams >= MAX_STREAMS:
             raise Problem(503, f"{MAX_STREAMS} streams are open already; close one, or ask /api/v1/query")
         self._streams += 1
+        version = self._store.desk.version  # before the answer, so that nothing new meanwhile is missed
         try:
             first = await self._answered(query)  # while a status can be told
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
             await response.prepare(request)
-            await self._follow(response, query, every, first)
+            await self._follow(response, query, every, first, version)
+        except (ConnectionError, TimeoutError):
+            # The reader is gone, or as good as: what it did not take is not waited for any longer.
+            if request.transport is not None:
+                request.transport.abort()
         finally:
             self._streams -= 1
         return response
 
-    async def _follow(self, response: web.StreamResponse, query: Hashable, every: float, body: bytes) -> None:
+    async def _follow(
+        self, response: web.StreamResponse, query: Hashable, every: float, body: bytes, version: int
+    ) -> None:
         """Write the answer, and again whenever it may be another one, until the reader or the agent is gone."""
         desk = self._store.desk
-        version, silent = desk.version, 0.0
+        silent = 0.0
         try:
             await _write(response, b"event: result\ndata: " + body + b"\n\n")
             while not await self._ends_within(every):
@@ -129,8 +136,6 @@ class Questions:
                     await _write(response, b": still here\n\n")
         except Problem as problem:
             await _write(response, b"event: problem\ndata: " + msgspec.json.encode(problem.fields) + b"\n\n")
-        except (ConnectionError, TimeoutError):
-            return  # the reader is gone, or as good as
 
     async def _ends_within(self, seconds: float) -> bool:
         """Wait; whether the agent ends meanwhile."""

@@ -105,3 +105,20 @@ def test_what_can_be_asked(desk):
     assert [d["column"] for d in told["dimensions"]] == ["src_port", "dst_port", "proto", "in_if", "sampling_source"]
     assert told["measures"] == [{"name": n, "unit": n} for n in ("bytes", "packets", "flows")]
     assert told["history"]["windows"] == 2
+
+
+async def test_small_answers_are_bounded_by_their_number(desk, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_ANSWERS", 5)
+    for top in range(1, 30):
+        await desk.answer(desk.parse({"top": str(top)}))
+    assert [query.top for query in desk._kept] == [25, 26, 27, 28, 29]
+
+
+async def test_rates_are_looked_up_once_for_all_who_ask(made, desk, monkeypatch):
+    looked, look = [], result.answer
+    monkeypatch.setattr(result, "answer", lambda *args: looked.append(args[1].measure) or look(*args))
+    assert len({str(rates) for rates in await asyncio.gather(*(desk.rates() for _ in range(50)))}) == 1
+    assert looked == ["flows", "bytes", "packets"]
+    made.seal(30 * SECOND)
+    await desk.rates()
+    assert len(looked) == 6

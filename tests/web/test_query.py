@@ -207,6 +207,43 @@ async def test_streams_end_with_the_agent():
     agent.desk.stop()
 
 
+async def test_what_is_new_while_the_first_answer_is_made_is_shown_too(monkeypatch):
+    async with serving() as (agent, session, _):
+        look = agent.desk.answer
+
+        async def answer(query):
+            body = await look(query)
+            if agent.desk.version == before:
+                agent.more(3)
+            return body
+
+        before = agent.desk.version
+        monkeypatch.setattr(agent.desk, "answer", answer)
+        async with session.get("/api/v1/stream?every=1s&from=0") as response:
+            (_, old), (_, new) = await events(response, 2)
+    assert (old["history"]["newest"], new["history"]["newest"]) == (30, 40)
+
+
+async def test_who_never_reads_holds_no_connection(monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    agent = Remembering(filled([ONE]))
+
+    async def answer(_):
+        return b" " * (32 << 20)  # more than the system takes for a reader
+
+    monkeypatch.setattr(agent.desk, "answer", answer)
+    async with Server(Http(listen="127.0.0.1:0"), agent, Context("http")) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+        writer.write(b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(5):
+            while not server._runner.server.connections:
+                await asyncio.sleep(0.01)
+            while server._runner.server.connections:
+                await asyncio.sleep(0.01)
+        writer.close()
+    agent.desk.stop()
+
+
 async def test_a_stream_needs_the_token(tmp_path):
     async with serving(token_file=token_file(tmp_path)) as (_, session, _):
         assert (await session.get("/api/v1/stream")).status == 401
