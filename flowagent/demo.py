@@ -20,7 +20,7 @@ from aiohttp import web
 from flowagent import names
 from flowagent.addresses import V4_MAPPED
 from flowagent.clock import Clock
-from flowagent.config import Config, kind, kinds_of
+from flowagent.config import Config, kind
 from flowagent.enrich import kube_snapshot
 from flowagent.enrich.kube_objects import NODE_RANK, POD_RANK, PRIMARY, SERVICE_RANK
 from flowagent.enrich.kube_table import PARTS, Holdings
@@ -65,9 +65,10 @@ class Demo:
         """The same, with what says the names of this cluster."""
         url = f"http://127.0.0.1:{self._sock.getsockname()[1]}"
         wanted = [{"type": "kubernetes", "mode": "full", "cluster": "demo", "snapshot_url": url, "snapshot_every": 1}]
-        if "subnets" in kinds_of("enrich"):
-            labels = {name: list(group.networks) for name, group in self.plan.outside.items()}
-            wanted.append({"type": "subnets", "labels": labels, "private": "cluster"})
+        labels = {name: list(group.networks) for name, group in self.plan.outside.items()}
+        wanted.append({"type": "subnets", "labels": labels, "private": "cluster"})
+        ports = {f"tcp/{port}": name for name, port in self.plan.ports.items()}
+        wanted.append({"type": "services", "names": ports, "file": None})
         taken = {k.type for k in config.enrich}
         window = config.window
         if window == Window():  # a shorter one, so that what happens is soon seen, and what was dropped

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flowagent import names
+from flowagent.batch import Batch
 from flowagent.clock import SystemClock
 from flowagent.component import Context
 from flowagent.config import parse
@@ -58,6 +59,21 @@ def test_its_names_are_a_snapshot(demo):
     assert left_out == 0
     assert np.array_equal(again.addresses, held.addresses)
     assert {names.text(code) for code in again.parts["type"].tolist()} == {"Pod", "Service", "Node"}
+
+
+async def test_every_port_of_the_plan_has_a_name(demo):
+    (kind,) = [kind for kind in demo.config(parse({})).enrich if kind.type == "services"]
+    asked = [(17 if talk.port == 53 else 6, talk.port) for talk in demo.plan.talks.edges]
+    protocols, ports = (np.array(column) for column in zip(*asked, strict=True))
+    batch = Batch({
+        "proto": protocols.astype(np.uint8),
+        "src_port": np.full(len(ports), 40000, np.uint16),
+        "dst_port": ports.astype(np.uint16),
+    })  # fmt: skip
+    async with build(kind, Context("demo")) as enricher:
+        named = enricher.enrich(batch, enricher.adds)["service"]
+    assert (named != 0).all()
+    assert {"https", "postgresql", "kafka-controller"} <= set(map(names.text, named.tolist()))
 
 
 def test_a_configuration_that_has_names_keeps_its_own(demo):

@@ -98,6 +98,9 @@ class Plan(_Strict, frozen=True, rename={"talks": "traffic"}):
 
     seconds: float
     services: str
+    """The network that services have addresses of."""
+    ports: dict[str, int]
+    """Of TCP, by what is behind them, as far as the enricher `services` does not know it by itself."""
     edge: Edge
     nodes: tuple[Node, ...]
     namespaces: dict[str, dict[str, int]]

@@ -9,7 +9,9 @@ import { rowsTable } from "./table.js";
 
 const PREFERRED = [
   ["src_k8s_namespace", "src_k8s_owner_name", "dst_k8s_owner_name", "dst_k8s_namespace"],
+  ["src_subnet_label", "dst_subnet_label", "service"],
   ["src_subnet_label", "dst_subnet_label", "dst_port"],
+  ["src_addr", "dst_addr", "service"],
   ["src_addr", "dst_addr", "dst_port"],
 ];
 const MARGIN = 168;
