@@ -113,7 +113,7 @@ class Client:
     def _refused(self, status: int, path: str, body: bytes) -> Unanswered:
         try:
             said = msgspec.json.decode(body, type=_Error)
-        except (msgspec.MsgspecError, UnicodeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             said = _Error("")
         if status == 401:
             return Unanswered(f"{self._base} asks for a bearer token; name the file that holds it with --token-file")
@@ -142,7 +142,7 @@ class Client:
         body = await self.get(path)
         try:
             return msgspec.json.decode(body)
-        except (msgspec.MsgspecError, UnicodeError) as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise Unanswered(f"{self._base}{path} answers no JSON; is a flowagent there?") from error
 
 

@@ -24,7 +24,7 @@ from flowagent.metrics import Family
 from flowagent.outcome import Outcomes, Ticket
 from flowagent.outlet import Outlet
 from flowagent.progress import Progress
-from flowagent.stages import Stages
+from flowagent.stages import Stages, brought
 
 _TICK = 0.25
 """Seconds between looks at the window's end."""
@@ -240,6 +240,7 @@ class Pipeline:
         old_sources, old_outlets, old_analysis, old_config = self.sources, self.outlets, self._analysis, self.config
         stages = ("dedup", "window", "sampling", "history")
         changed = any(getattr(config, name) != getattr(old_config, name) for name in stages)
+        changed = changed or brought(config) != brought(old_config)
         if changed:
             self.tick(final=True)
             self._stages.configure(config)

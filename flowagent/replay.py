@@ -212,6 +212,7 @@ class Replay:
                 yield stages.tick(now_ns)
                 yield stages.process(batch, now_ns)
             yield stages.tick(now_ns, final=True)
+            stages.history.seal(now_ns, final=True)
 
     def _decode(self, capture: Capture, *, ordered: bool) -> Iterator[Batch]:
         summary = Summary(capture.name)

@@ -37,6 +37,12 @@ _ENOUGH = 32768
 NOTHING = Batch({})
 
 
+def brought(config: Config) -> tuple[str, ...]:
+    """Columns of names that rows of sources may have already, which are part of the default key."""
+    names = (name for kind in config.ingest for name in kind.settings.brings)
+    return tuple(dict.fromkeys(names)) if config.window.key == KEY else ()
+
+
 class Stages:
     """`process` takes decoded records in, `tick` looks at the time; both return rows to forward.
 
@@ -84,8 +90,8 @@ class Stages:
         self._every_ns = every_ns or SECOND
         self._shed.configure(s.objectives if s.overload else None)
         sampler = Sampler(s, self._every_ns, self._outcomes) if s.budget is not None else None
-        brought = {name: None for kind in config.ingest for name in kind.settings.brings} if w.key == KEY else ()
-        return Window(every_ns, w.key, w.measures, w.max_keys, tuple(brought)), sampler
+        self.history.brought = brought(config)
+        return Window(every_ns, w.key, w.measures, w.max_keys, self.history.brought), sampler
 
     @property
     def is_empty(self) -> bool:
@@ -146,7 +152,8 @@ class Stages:
         if final or self._is_over(now_ns):
             rows.append(self._held(self._end_period, 0))
         until_ns = now_ns // self._every_ns * self._every_ns if self._starts_ns is None else self._starts_ns
-        self._remember(lambda history: history.seal(until_ns, final=final))
+        # Also where a window is cut short (a reload, a source in a hurry) its step goes on.
+        self._remember(lambda history: history.seal(until_ns))
         return Batch.concat(rows)
 
     def _enter(self, batch: Batch, now_ns: int) -> Batch:

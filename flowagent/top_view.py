@@ -89,8 +89,9 @@ def bar(value: float, error: float, largest: float, width: int = _BAR) -> Text:
     """A bar as long as the value; its end, as far as the value may be off, is dim."""
     if largest <= 0:
         return Text("")
-    eighths = min(round(8 * width * max(value, 0.0) / largest), 8 * width)
-    sure = min(int(8 * width * max(value - error, 0.0) / largest), eighths) // 8
+    # A quotient may be infinite where the largest is next to nothing.
+    eighths = round(8 * width * min(max(value, 0.0) / largest, 1.0))
+    sure = min(int(8 * width * min(max(value - error, 0.0) / largest, 1.0)), eighths) // 8
     blocks = "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
     return Text.assemble((blocks[:sure], "cyan"), (blocks[sure:], "dim cyan" if error > 0 else "cyan"))
 

@@ -134,3 +134,8 @@ def test_certificates_are_checked():
     context = Access("https://x").tls()
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
+
+
+async def test_an_answer_that_is_nested_too_deeply(agent):
+    agent.answers["/api/v1/query"] = b"[" * 100_000
+    assert "no JSON" in str(await refused(agent.url))

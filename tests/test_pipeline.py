@@ -27,10 +27,7 @@ class Recipe:
 
     make: object = field(compare=False)
     version: int = 1
-
-    @property
-    def brings(self):
-        return ()
+    brings: tuple = ()
 
     def build(self, ctx):
         return self.make(ctx)
@@ -127,7 +124,7 @@ class Bench:
         self.made = {}
         self.window = window
 
-    def kind(self, section, name, version=1, **settings):
+    def kind(self, section, name, version=1, brings=(), **settings):
         cls = {"ingest": Source, "export": Sink}[section]
         type_ = {"ingest": "udp", "export": "file"}[section]
 
@@ -135,7 +132,7 @@ class Bench:
             self.made[name] = cls(self.journal, name, **settings)
             return self.made[name]
 
-        return Kind(section, name, type_, Recipe(make, version))
+        return Kind(section, name, type_, Recipe(make, version, brings))
 
     def source(self, name="in", version=1, **settings):
         return self.kind("ingest", name, version, **settings)

@@ -211,3 +211,13 @@ async def test_a_reload_after_the_end_does_nothing():
         pass
     await pipeline.reload(bench.config([bench.source("new")]))
     assert bench.journal == ["+in", "-in"]
+
+
+async def test_a_source_that_is_new_brings_its_names():
+    bench = Bench(window=Window())
+    async with bench.running([bench.source()], [bench.sink()]) as pipeline:
+        assert pipeline.history.brought == ()
+        more = bench.source("more", brings=("src_k8s_name",))
+        await pipeline.reload(bench.config([bench.source(), more], [bench.sink()]))
+        assert "src_k8s_name" in pipeline._stages.window_columns
+        assert pipeline.history.brought == ("src_k8s_name",)

@@ -1,13 +1,18 @@
 """What happens to records between sources and sinks: in order, accounted for whatever fails, by the clock."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from stage_bench import BUSY, Bench, Looker, config, records
 
+from flowagent import names
 from flowagent import stages as stages_module
 from flowagent.batch import Batch, constant
+from flowagent.config import parse
+from flowagent.history.query import Query
+from flowagent.history.result import query
 from flowagent.schema import EXPORT_PROTOCOLS, SAMPLING_SOURCES
 
 # The way of the data
@@ -312,3 +317,27 @@ def test_a_reload_keeps_the_history():
     assert remembered(bench) == [(0, 3, 300)]
     bench.stages.configure(config("20s"))
     assert remembered(bench) == [], "steps have another length now"
+
+
+def test_a_window_that_is_cut_short_ends_no_step_of_it():
+    bench = Bench()
+    for second in range(5):
+        bench.feed(records(1, second), second)
+        assert len(bench.tick(second, final=True)) == 1
+        assert remembered(bench) == []
+    bench.tick(10)
+    assert remembered(bench) == [(0, 5, 500)]
+    assert bench.stages.history.view().through_ns == 10 * 10**9
+
+
+@pytest.mark.parametrize("every", ["10s", 0])
+def test_names_that_rows_bring_are_in_it(every):
+    bench = Bench()
+    source = SimpleNamespace(settings=SimpleNamespace(brings=("src_k8s_name", "dst_k8s_name")))
+    bench.stages.configure(parse({"window": {"every": every}})._replace(ingest=(source,)))
+    bench.stages.connect([], [])
+    bench.feed(records(2).with_columns({"src_k8s_name": names.codes(["web", "db"])}))
+    bench.tick(10)
+    told = query(bench.stages.history, Query.parse({"dimensions": "src_k8s_name"}))
+    assert {value.label for value in told.dimensions[0].values} == {"web", "db"}
+    assert "dst_k8s_name" not in bench.stages.history.view().columns

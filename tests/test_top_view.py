@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pretended_agent import STATUS, query
 from rich.console import Console
@@ -50,6 +50,7 @@ def test_bars_are_as_long_as_their_values():
     assert lengths == [24, 12, 0, 0]
 
 
+@example(1e308, 0.0, 5e-324)
 @given(st.floats(0, 1e18), st.floats(0, 1e18), st.floats(0, 1e18))
 def test_a_bar_never_leaves_its_place(value, error, largest):
     assert len(bar(value, error, largest, 24).plain) <= 24

@@ -142,12 +142,14 @@ def _framed(view: View, asked: Query) -> _Frame:
     through = view.through_ns or 0
     since, until = (_moment_ns(moment, through) for moment in (asked.since, asked.until))
     until = min(until, through)
-    steps = [s for s in view.steps if s.end_ns > since and s.start_ns < until]
-    longest = max((s.length_ns for s in steps), default=view.length_ns)
-    unit = longest
-    if asked.step is not None:
-        unit = longest * math.ceil(round(asked.step * SECOND) / longest - 1e-9)
-    begin = since // unit * unit
+    begin, before, unit, longest = since, -1, 1, view.length_ns
+    while begin != before:  # to begin with a whole step may take in longer ones, of which there are few lengths
+        before = begin
+        lengths = (s.length_ns for s in view.steps if s.end_ns > begin and s.start_ns < until)
+        unit = longest = max([longest, *lengths])
+        if asked.step is not None:
+            unit = longest * math.ceil(round(asked.step * SECOND) / longest - 1e-9)
+        begin = since // unit * unit
     if asked.step is None:
         end = max(begin, min(-(-until // unit) * unit, through))
         return _Frame(begin, end, 0, [s for s in view.steps if begin <= s.start_ns < end])
@@ -223,6 +225,7 @@ def _folded(dimensions: Sequence[_Ids], value: Array, asked: Query, steps: int) 
     for ids, values in dimensions:
         sums = np.bincount(ids, value, len(values))
         best = _largest(sums, list(key_arrays(values, list(values.columns))), asked.top)
+        best = best[sums[best] > 0]  # others are only in rows that the filter left out
         number = np.full(len(values), len(best), np.intp)
         number[best] = np.arange(len(best))
         numbers.append(number.take(ids))

@@ -57,6 +57,8 @@ class History:
         self._rng = rng
         self.name: Callable[[Batch], Batch] = lambda batch: batch
         self.names: frozenset[str] = frozenset()
+        self.brought: tuple[str, ...] = ()
+        """Names that rows may have when they come; they tell rows apart where they are there."""
         self.version = 0
         """Grows whenever something is there that was not before."""
         self._evicted = self._folded = self._rows_in = 0
@@ -124,7 +126,7 @@ class History:
         if self._open_ns is None:
             self._open_ns = begin
         self._rows_in += len(batch)
-        self._raw.append(batch.select((*self._keys, *self._measures, *_SCALE, *_TIMES)))
+        self._raw.append(batch.select((*self._keys, *self.brought, *self._measures, *_SCALE, *_TIMES)))
         self._raw_rows += len(batch)
         if self._raw_rows >= _ENOUGH:
             self._digest()
@@ -148,7 +150,8 @@ class History:
         # Of a window that merges, the rows of one part have different keys already.
         is_merged = len(self._raw) == 1 and self._window.seconds > 0
         batch, self._raw, self._raw_rows = Batch.concat(self._raw), [], 0
-        rows = estimated(batch, [n for n in (*self._keys, *_TIMES) if n in batch], self._measures)
+        keys = dict.fromkeys((*self._keys, *self.brought, *_TIMES))
+        rows = estimated(batch, [name for name in keys if name in batch], self._measures)
         self._parts.append(rows if is_merged else merge([rows]))
         if sum(map(len, self._parts)) > _MANY * self._settings.rows:
             self._parts = [self._thinned(self._parts)]

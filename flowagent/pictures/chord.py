@@ -9,14 +9,14 @@ from flowagent.errors import ConfigError
 from flowagent.pictures import svg
 from flowagent.pictures.frame import FOOT, HEAD, MARGIN, Style, document, measured, nothing
 from flowagent.pictures.graph import Graph, Link, build
-from flowagent.pictures.theme import Theme, colours, tones
+from flowagent.pictures.theme import Key, Theme, colours, tones
 from flowagent.shown import ARROW, Answer, amount
 
 MAX_MEMBERS = 40
 """More fold into Other: thinner arcs tell nothing."""
 _GAP, _RING, _HEAD_SHARE, _LEADER = 0.028, 16.0, 0.035, 14.0
 _TWO_LINES = 30.0
-OTHER = "Other"
+OTHER: Key = ("Other", True)
 
 
 @dataclass
@@ -33,6 +33,11 @@ class Member:
     middle: float = 0.0
     """Where the band of what goes out ends, and that of what comes in begins."""
     end: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        """What tells it apart."""
+        return self.label, self.is_grey
 
 
 @dataclass
@@ -60,10 +65,7 @@ class Circle:
 def layout(graph: Graph) -> Circle:
     """Both columns of a graph as one circle: who has the same label is the same, and few enough of them."""
     flows = _flows(graph)
-    members: dict[str, Member] = {}
-    for node in graph.nodes:
-        members.setdefault(node.label, Member(node.label, node.is_grey))
-    members.setdefault(OTHER, Member(OTHER, is_grey=True))
+    members = {key: Member(*key) for key in (*(node.key for node in graph.nodes), OTHER)}
     for (source, target), link in flows.items():
         members[source].out += link.value
         members[target].into += link.value
@@ -72,23 +74,23 @@ def layout(graph: Graph) -> Circle:
     busy = sorted((m for m in members.values() if m.out + m.into > 0), key=lambda m: (m.is_grey, -(m.out + m.into)))
     circle = Circle(busy)
     _place(circle)
-    place = {member.label: i for i, member in enumerate(busy)}
+    place = {member.key: i for i, member in enumerate(busy)}
     circle.ribbons.extend(Ribbon(place[a], place[b], one.value, one.error) for (a, b), one in flows.items())
     _foot(circle)
     return circle
 
 
-def _flows(graph: Graph) -> dict[tuple[str, str], Link]:
-    """By labels, those beyond MAX_MEMBERS as Other."""
-    sums: dict[str, float] = {}
+def _flows(graph: Graph) -> dict[tuple[Key, Key], Link]:
+    """By who they are between, those beyond MAX_MEMBERS as Other."""
+    sums: dict[Key, float] = {}
     for node in graph.nodes:
         if not node.is_grey:
-            sums[node.label] = sums.get(node.label, 0.0) + node.value
-    kept = set(sorted(sums, key=lambda label: -sums[label])[: MAX_MEMBERS - 2])
-    flows: dict[tuple[str, str], Link] = {}
+            sums[node.key] = sums.get(node.key, 0.0) + node.value
+    kept = set(sorted(sums, key=lambda key: -sums[key])[: MAX_MEMBERS - 2])
+    flows: dict[tuple[Key, Key], Link] = {}
     for link in graph.links:
         ends = (graph.nodes[link.source], graph.nodes[link.target])
-        a, b = (node.label if node.is_grey or node.label in kept else OTHER for node in ends)
+        a, b = (node.key if node.is_grey or node.key in kept else OTHER for node in ends)
         before = flows.get((a, b), Link(0, 0, 0.0, 0.0))
         flows[a, b] = Link(0, 0, before.value + link.value, math.hypot(before.error, link.error))
     return flows
@@ -134,7 +136,7 @@ def draw(answer: Answer, style: Style) -> str:
     height = style.height or 740.0
     radius = max(min((height - HEAD - FOOT) / 2 - 24, style.width / 2 - MARGIN - 200), 60.0)
     x, y = style.width / 2, HEAD + (height - HEAD - FOOT) / 2
-    hues = colours([(member.label, member.is_grey) for member in circle.members], style.theme)
+    hues = colours([member.key for member in circle.members], style.theme)
     body = _ribbons(answer, circle, hues, radius - _RING, style) + _arcs(answer, circle, hues, radius)
     said = svg.tag("g", *body, transform=f"translate({svg.number(x)} {svg.number(y)})")
     return document(
@@ -157,10 +159,10 @@ def _arc(start: float, end: float, inner: float, outer: float) -> str:
                     "L", *_at(end, inner), "A", inner, inner, 0.0, large, 0.0, *_at(start, inner), "Z")  # fmt: skip
 
 
-def _arcs(answer: Answer, circle: Circle, hues: dict[str, str], radius: float) -> list[str]:
+def _arcs(answer: Answer, circle: Circle, hues: dict[Key, str], radius: float) -> list[str]:
     out = []
     for member in circle.members:
-        dark, light = tones(hues[member.label])
+        dark, light = tones(hues[member.key])
         bands = (
             ("out", member.out, member.out_error, member.start, member.middle, dark),
             ("in", member.into, member.into_error, member.middle, member.end, light),
@@ -172,7 +174,7 @@ def _arcs(answer: Answer, circle: Circle, hues: dict[str, str], radius: float) -
     return out
 
 
-def _ribbons(answer: Answer, circle: Circle, hues: dict[str, str], radius: float, style: Style) -> list[str]:
+def _ribbons(answer: Answer, circle: Circle, hues: dict[Key, str], radius: float, style: Style) -> list[str]:
     """In the sender's colour, with an arrowhead at the receiver; the largest first."""
     out = []
     for ribbon in sorted(circle.ribbons, key=lambda r: -r.value):
@@ -188,7 +190,7 @@ def _ribbons(answer: Answer, circle: Circle, hues: dict[str, str], radius: float
             "Q", 0.0, 0.0, *_at(ribbon.source_from, radius), "Z",
         )  # fmt: skip
         said = f"{source.label}{ARROW}{target.label}: {measured(answer, ribbon.value, ribbon.error)}"
-        tip, colour = svg.tag("title", svg.plain(said)), hues[source.label]
+        tip, colour = svg.tag("title", svg.plain(said)), hues[source.key]
         out.append(svg.tag("path", tip, d=d, fill=colour, fill_opacity=style.theme.veil + 0.12,
                            stroke=colour, stroke_width=0.5, stroke_opacity=0.6))  # fmt: skip
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from flowagent.pictures.theme import Key
 from flowagent.shown import Answer, Value, printable
 
 
@@ -18,6 +19,11 @@ class Node:
     """It stands for many values, or for none that is known."""
     value: float
     error: float
+
+    @property
+    def key(self) -> Key:
+        """What it is the same as in other columns."""
+        return self.label, self.is_grey
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flowagent.pictures import svg
 from flowagent.pictures.frame import FOOT, HEAD, MARGIN, Style, document, measured, nothing, words
 from flowagent.pictures.graph import Graph, build
-from flowagent.pictures.theme import colours
+from flowagent.pictures.theme import Key, colours
 from flowagent.shown import ARROW, Answer, amount, error_text
 
 PAD = 18.0
@@ -96,7 +96,7 @@ def draw(answer: Answer, style: Style) -> str:
     height = style.height or top + max(_LEAST, _PER_NODE * most) + FOOT
     side = min(210.0, style.width / 4)
     found = layout(graph, columns, MARGIN + side, style.width - MARGIN - side, top, height - FOOT - 8)
-    hues = colours([(node.label, node.is_grey) for node in graph.nodes], style.theme)
+    hues = colours([node.key for node in graph.nodes], style.theme)
     body = [*_heads(answer, graph, found, style)]
     body += _links(answer, graph, found, hues, style)
     body += _nodes(answer, graph, found, hues, style)
@@ -117,7 +117,7 @@ def _heads(answer: Answer, graph: Graph, found: Layout, style: Style) -> list[st
     return out
 
 
-def _links(answer: Answer, graph: Graph, found: Layout, hues: dict[str, str], style: Style) -> list[str]:
+def _links(answer: Answer, graph: Graph, found: Layout, hues: dict[Key, str], style: Style) -> list[str]:
     """The widest first, so that thin ones are seen on top of them."""
     out = []
     for i in sorted(range(len(graph.links)), key=lambda i: -graph.links[i].value):
@@ -129,18 +129,18 @@ def _links(answer: Answer, graph: Graph, found: Layout, hues: dict[str, str], st
                      "L", x1, band.y1 + width, "C", middle, band.y1 + width, middle, band.y0 + width, x0,
                      band.y0 + width, "Z")  # fmt: skip
         said = f"{source.label}{ARROW}{target.label}: {measured(answer, link.value, link.error)}"
-        out.append(svg.tag("path", svg.tag("title", svg.plain(said)), d=d, fill=hues[source.label],
+        out.append(svg.tag("path", svg.tag("title", svg.plain(said)), d=d, fill=hues[source.key],
                            fill_opacity=style.theme.veil))  # fmt: skip
     return out
 
 
-def _nodes(answer: Answer, graph: Graph, found: Layout, hues: dict[str, str], style: Style) -> list[str]:
+def _nodes(answer: Answer, graph: Graph, found: Layout, hues: dict[Key, str], style: Style) -> list[str]:
     out = []
     last = len(answer.dimensions) - 1
     for node, box in zip(graph.nodes, found.boxes, strict=True):
         tip = svg.tag("title", svg.plain(f"{node.label}: {measured(answer, node.value, node.error)}"))
         out.append(svg.tag("rect", tip, x=box.x, y=box.y, width=NODE_WIDTH, height=max(box.height, 1.0),
-                           fill=hues[node.label]))  # fmt: skip
+                           fill=hues[node.key]))  # fmt: skip
         is_left = node.column == 0 and last > 0
         x = box.x - 8 if is_left else box.x + NODE_WIDTH + 8
         told = " ".join(filter(None, (amount(node.value, answer.unit), error_text(node.value, node.error))))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 Name = Literal["light", "dark"]
+Key = tuple[str, bool]
+"""A label, and whether it stands for what is not one thing: something may be called Other, or unknown."""
 
 
 class Theme(NamedTuple):
@@ -30,14 +32,14 @@ THEMES: dict[Name, Theme] = {
 }
 
 
-def colours(labels: list[tuple[str, bool]], theme: Theme) -> dict[str, str]:
-    """A colour by label, in the order of the labels; (label, whether it stands for what is not one thing)."""
-    named = list(dict.fromkeys(label for label, is_grey in labels if not is_grey))
-    grey = {label: theme.other for label, is_grey in labels if is_grey}
+def colours(keys: list[Key], theme: Theme) -> dict[Key, str]:
+    """A colour by key, in the order of the keys."""
+    named = list(dict.fromkeys(key for key in keys if not key[1]))
+    grey = {key: theme.other for key in keys if key[1]}
     many = len(theme.hues)
     # Those of a second round are nearer to the ink, a third round begins anew.
     hues = [*theme.hues, *(mixed(hue, theme.ink, 0.5) for hue in theme.hues)]
-    return grey | {label: hues[i % (2 * many)] for i, label in enumerate(named)}
+    return grey | {key: hues[i % (2 * many)] for i, key in enumerate(named)}
 
 
 def tones(colour: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from flowagent.errors import ConfigError
 from flowagent.pictures import svg
 from flowagent.pictures.frame import FOOT, HEAD, MARGIN, Style, document, measured, nothing
-from flowagent.pictures.theme import colours
+from flowagent.pictures.theme import Key, colours
 from flowagent.shown import ARROW, Answer, Row, amount, error_text
 
 _LEFT, _RIGHT, _AXIS = 76.0, 300.0, 26.0
@@ -56,9 +56,9 @@ def draw(answer: Answer, style: Style) -> str:
     labels = [(ARROW.join(answer.labels(row)) or "all", _is_grey(answer, row)) for row in answer.rows]
     hues = colours(labels, style.theme)
     body = [*plot.axes(style)]
-    for layer, (label, _) in zip(stack, labels, strict=True):
-        tip = svg.tag("title", svg.plain(f"{label}: {measured(answer, layer.row.value, layer.row.error)}"))
-        body.append(svg.tag("path", tip, d=plot.stairs(layer), fill=hues[label],
+    for layer, key in zip(stack, labels, strict=True):
+        tip = svg.tag("title", svg.plain(f"{key[0]}: {measured(answer, layer.row.value, layer.row.error)}"))
+        body.append(svg.tag("path", tip, d=plot.stairs(layer), fill=hues[key],
                             stroke=style.theme.background, stroke_width=0.6))  # fmt: skip
     body += _legend(answer, labels, hues, plot.right + 24, style)
     return document(answer, style, height, body)
@@ -131,13 +131,13 @@ class _Plot:
         return out
 
 
-def _legend(answer: Answer, labels: list[tuple[str, bool]], hues: dict[str, str], x: float, style: Style) -> list[str]:
+def _legend(answer: Answer, labels: list[Key], hues: dict[Key, str], x: float, style: Style) -> list[str]:
     """What is what, from the top down as in the picture."""
     out = []
-    for i, (row, (label, _)) in enumerate(reversed(list(zip(answer.rows, labels, strict=True)))):
+    for i, (row, key) in enumerate(reversed(list(zip(answer.rows, labels, strict=True)))):
         y = HEAD + 18 + 22 * i
         told = " ".join(filter(None, (amount(row.value, answer.unit), error_text(row.value, row.error))))
-        name = svg.cut(label, svg.room_for(style.width - MARGIN - x - 20, told), svg.LABEL)
-        out.append(svg.tag("rect", x=x, y=y - 10, width=12, height=12, fill=hues[label]))
+        name = svg.cut(key[0], svg.room_for(style.width - MARGIN - x - 20, told), svg.LABEL)
+        out.append(svg.tag("rect", x=x, y=y - 10, width=12, height=12, fill=hues[key]))
         out.append(svg.label(x + 20, y, name, told, style.theme))
     return out

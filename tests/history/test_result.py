@@ -307,3 +307,18 @@ def test_empty_batches_are_no_windows():
     made = history()
     made.add(Batch({}), 0)
     assert made.view().steps == ()
+
+
+def test_values_are_those_of_rows_only():
+    made = filled([[(i, i, 6, 100 - i, 1, 1) for i in range(50)]])
+    (values,) = (d.values for d in ask(made, dimensions="src_port", filter="dst_port == 3").dimensions)
+    assert [value.label for value in values] == ["3"]
+    (values,) = (d.values for d in ask(made, dimensions="src_port", filter="proto == udp").dimensions)
+    assert values == []
+
+
+def test_a_series_that_begins_in_older_steps_takes_them_whole():
+    made = filled([[(1, 2, 6, 100, 1, 1)]] * 120)
+    fine = next(s.start_ns for s in made.view().steps if s.length_ns == 10 * SECOND) // SECOND
+    answer = ask(made, from_=fine, to=fine + 300, step="70s")
+    assert (answer.from_, answer.step, answer.total.series) == (fine, 120, [1200] * 3)

@@ -4,16 +4,19 @@ import math
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 
+import msgspec
 import pytest
 from drawn_answers import answer, answers, small
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flowagent.errors import ConfigError
+from flowagent.pictures import sankey
 from flowagent.pictures.chord import MAX_MEMBERS, draw, layout, spread
 from flowagent.pictures.frame import Style
 from flowagent.pictures.graph import build
 from flowagent.pictures.theme import THEMES
+from flowagent.shown import Dimension, Value
 
 SVG = "{http://www.w3.org/2000/svg}"
 some = answers(2, 2).filter(lambda found: found.total.value > 0)
@@ -105,3 +108,15 @@ def test_labels_are_apart_and_inside(wanted, apart):
 
 def test_labels_that_have_room_stay_where_they_are():
     assert spread([10, 50, 90], 20, 0, 100) == [10, 50, 90]
+
+
+def test_who_is_called_unknown_or_other_is_not_taken_for_that():
+    values = [Value("unknown"), Value("Other"), Value("unknown", unknown=True), Value("Other", other=True)]
+    found = answer([[], []], [((i, i), 10 - i, 0) for i in range(4)])
+    found = msgspec.structs.replace(found, dimensions=[Dimension(c, "", values) for c in ("src_zone", "dst_zone")])
+    circle = layout(build(found))
+    assert [(m.label, m.is_grey, m.out) for m in circle.members] == [
+        ("unknown", False, 10), ("Other", False, 9), ("unknown", True, 8), ("Other", True, 7),
+    ]  # fmt: skip
+    picture = sankey.draw(found, Style(THEMES["light"]))
+    assert all(f'fill="{hue}"' in picture for hue in (*THEMES["light"].hues[:2], THEMES["light"].other))

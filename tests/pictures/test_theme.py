@@ -35,7 +35,7 @@ def test_tones_have_a_contrast_of_3(theme):
 def test_a_label_has_one_colour_and_what_is_no_one_thing_is_grey():
     theme = THEMES["light"]
     found = colours([("a", False), ("Other", True), ("b", False), ("a", False)], theme)
-    assert found == {"a": theme.hues[0], "b": theme.hues[1], "Other": theme.other}
+    assert found == {("a", False): theme.hues[0], ("b", False): theme.hues[1], ("Other", True): theme.other}
 
 
 @themes

@@ -358,3 +358,9 @@ def test_the_agent_gone_is_said_and_found_again(browser, double):
     browser.driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline | {"offline": False})
     browser.go(browser.one(".message button").click)
     assert browser.all(".sankey .node")
+
+
+@pytest.mark.parametrize("name", ["constructor", "__proto__", "nothing"])
+def test_an_address_of_no_view_shows_the_first(browser, name):
+    browser.open(f"#/{name}")
+    assert browser.text("h1") == "Overview"

@@ -56,8 +56,8 @@ async function route() {
   const { signal } = running;
   const before = state;
   state = parse(location.hash);
-  const view = VIEWS[state.view] ?? overview;
-  if (VIEWS[state.view] == null) state.view = "overview";
+  if (!Object.hasOwn(VIEWS, state.view)) state.view = "overview"; // "constructor" is no view
+  const view = VIEWS[state.view];
   const same = shown != null && before.view === state.view;
   if (!same) shown = null;
   hide();

@@ -46,9 +46,9 @@ function tiles(answer, { rates }) {
     "dl", { class: "tiles" },
     tile(`${answer.measure.replace("_", " ")} in range`, amount(value, answer.unit), margin(value, error, answer.certain)),
     tile("mean rate in range", rate(value / answer.seconds, answer.unit)),
-    tile("as exported, last minute", rates ? scaled(rates.bytes * 8, "bit/s") : "–"),
-    tile("packets as exported", rates ? `${scaled(rates.packets)}/s` : "–"),
-    tile("flow records", rates ? `${scaled(rates.records)}/s` : "–"),
+    tile("rate in the last minute", rates ? scaled(rates.bytes * 8, "bit/s") : "–"),
+    tile("packets in the last minute", rates ? `${scaled(rates.packets)}/s` : "–"),
+    tile("flow records in the last minute", rates ? `${scaled(rates.records)}/s` : "–"),
   );
 }
 
