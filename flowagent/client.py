@@ -15,6 +15,7 @@ import msgspec
 
 from flowagent import __version__
 from flowagent.errors import ConfigError, FlowagentError
+from flowagent.shown import printable
 
 _LIMITS = aiohttp.ClientTimeout(30, sock_connect=5, sock_read=20)
 _MAX_BODY = 64 << 20
@@ -118,10 +119,11 @@ class Client:
         if status == 401:
             return Unanswered(f"{self._base} asks for a bearer token; name the file that holds it with --token-file")
         if status == 404 and path.startswith("/api/"):
-            why = f" ({said.error})" if said.error else ""
+            why = f" ({printable(said.error[:_SHOWN])})" if said.error else ""
             return Unanswered(f"{self._base} has no {path}{why}: no flowagent is there, an older one, or no history")
         if said.error:
-            return Unanswered(said.error[:_SHOWN], said.path, said.position)
+            lines = said.error[:_SHOWN].split("\n")  # of a filter that is wrong with the place below it
+            return Unanswered("\n".join(map(printable, lines)), printable(said.path), said.position)
         return Unanswered(f"{self._base}{path} answers with status {status}; is a flowagent there?")
 
     def _unreachable(self, error: Exception) -> str:

@@ -108,11 +108,15 @@ class Answer(Struct, frozen=True, rename={"since": "from", "until": "to"}):
 
 
 def check(answer: Answer) -> Answer:
-    """The answer, where its rows fit its dimensions; raises ValueError."""
+    """The answer, where its rows fit its dimensions and its times; raises ValueError."""
+    if not (answer.measure + answer.unit).isprintable():
+        raise ValueError(f"it is about {printable(answer.measure)!r} in {printable(answer.unit)!r}")
     sizes = [len(dimension.values) for dimension in answer.dimensions]
     for row in answer.rows:
         if len(row.at) != len(sizes) or not all(0 <= i < size for i, size in zip(row.at, sizes, strict=True)):
             raise ValueError(f"a row is at {row.at[:8]}, which is not one of the {len(sizes)} dimensions' values")
+        if len(row.series or ()) != len(answer.times or ()):
+            raise ValueError(f"a row has {len(row.series or ())} steps, not {len(answer.times or ())}")
     return answer
 
 

@@ -139,3 +139,11 @@ def test_certificates_are_checked():
 async def test_an_answer_that_is_nested_too_deeply(agent):
     agent.answers["/api/v1/query"] = b"[" * 100_000
     assert "no JSON" in str(await refused(agent.url))
+
+
+@pytest.mark.parametrize("status", [400, 404])
+async def test_an_error_steers_no_terminal(agent, status):
+    agent.answers["/api/v1/query"] = (status, {"error": "wrong\x1b]0;x\x07\n  ^", "path": "f\x1b"})
+    told = await refused(agent.url)
+    assert (str(told) + told.path).replace("\n", "").isprintable()
+    assert "wrong" in str(told)

@@ -47,7 +47,7 @@ async def test_all_that_is_wished_is_asked_for(agent):
      (Ask("timeline", step="7s"), "7s"), (Ask("timeline", since="1760000000"), "10s")],
 )  # fmt: skip
 async def test_a_timeline_has_as_many_steps_as_can_be_told_apart(agent, ask, step):
-    agent.answers["/api/v1/query"] = query(times=[NOW], step=10.0)
+    agent.answers["/api/v1/query"] = query(times=[NOW], step=10.0, rows=[])
     await from_agent(Access(agent.url), ask)
     assert (agent.queries[0]["step"], agent.queries[0]["fold"]) == (step, "row")
 

@@ -94,3 +94,9 @@ def test_nothing_from_outside_steers_the_terminal(text):
 def test_what_is_harmless_stays():
     assert printable("größe → ✓") == "größe → ✓"
     assert printable("a\x1b[2Jb\u202ec") == "a�[2Jb�c"
+
+
+@pytest.mark.parametrize("changes", [{"measure": "by\x1b[2J"}, {"unit": "\x07"}, {"times": [1.0], "step": 1.0}])
+def test_an_answer_that_steers_a_terminal_or_lacks_its_series_is_refused(changes):
+    with pytest.raises(ValueError, match=r"it is about|steps"):
+        read(**changes)
