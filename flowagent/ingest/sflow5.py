@@ -116,7 +116,8 @@ class Sflow5:
             if bool(broken.any()):
                 self._state.stats.error(PROTOCOL, "bad_sample", int(broken.sum()))
                 records = records.take(~broken[records.owner])
-            self.interfaces.counters(data, senders, records._replace(owner=items.owner[records.owner]))
+            number = numbers(gather(data, items.at, 4), 0, 4)[records.owner]
+            self.interfaces.counters(data, senders, records._replace(owner=items.owner[records.owner]), number)
 
     def _follow(self, senders: Senders, ports: Array, flows: Array) -> None:
         """Account for the datagrams, and those that are missing, of each sub-agent and port."""

@@ -1,7 +1,8 @@
 """Counters that sFlow agents send, and what a sender that invents agents can do to others."""
 
+import pytest
 from build import FLOW, define, ipfix
-from build_sflow import AGENT, counters, datagram, expanded_counters, flow, header, interface
+from build_sflow import AGENT, counters, datagram, datapath, expanded_counters, flow, header, interface
 
 from flowagent.ingest.datagrams import Datagrams
 from flowagent.ingest.decoder import Decoder
@@ -12,8 +13,8 @@ def metrics(decoder):
     return {name.removeprefix("flowagent_"): samples for name, samples in families.items()}
 
 
-def reported(decoder, *records, make=counters, **options):
-    decoder.feed(Datagrams.of([datagram(make(*records), **options)]))
+def reported(decoder, *records, make=counters, number=1, sender="192.0.2.1", **options):
+    decoder.feed(Datagrams.of([datagram(make(*records, number=number), **options)], exporter=sender))
     return metrics(decoder)
 
 
@@ -31,10 +32,26 @@ def test_counters_begin_with_the_first_report():
 
 def test_counters_wrap_and_begin_anew():
     decoder = Decoder()
-    for packets, octets in ((2**32 - 10, 2**64 - 2), (90, 98), (100, 198), (5, 10), (6, 20)):
-        found = reported(decoder, interface(1, in_unicast=packets, in_octets=octets))
+    for number, packets, octets in (
+        (2**32 - 1, 2**32 - 10, 2**64 - 2), (0, 90, 98), (1, 100, 198), (2, 5, 10), (3, 6, 20),
+    ):  # fmt: skip
+        found = reported(decoder, interface(1, in_unicast=packets, in_octets=octets), number=number)
     assert found["interface_packets"][AGENT, "1", "in", "unicast"] == 111
     assert found["interface_octets"][AGENT, "1", "in"] == 210
+
+
+def test_an_agent_that_began_anew_did_not_wrap():
+    decoder = Decoder()
+    for number, packets in ((77, 3_000_000_000), (78, 3_000_000_100), (1, 60), (2, 70)):
+        found = reported(decoder, interface(1, in_unicast=packets, in_octets=packets), number=number)
+    assert found["interface_packets"][AGENT, "1", "in", "unicast"] == 110
+
+
+def test_numbers_that_begin_anew_beside_counters_that_go_on_cost_nothing():
+    decoder = Decoder()
+    for number, packets in ((77, 100), (1, 150), (2, 170)):
+        found = reported(decoder, interface(1, in_unicast=packets), number=number)
+    assert found["interface_packets"][AGENT, "1", "in", "unicast"] == 70
 
 
 def test_counters_that_an_agent_does_not_keep_are_not_told():
@@ -56,13 +73,30 @@ def test_of_many_reports_at_once_the_newest_counts():
     assert decoder.interfaces.reports == 402
 
 
-def test_interfaces_are_bounded(monkeypatch):
-    monkeypatch.setattr("flowagent.ingest.sflow_counters.MAX_INTERFACES", 10)
+@pytest.mark.parametrize("what", ["MAX_INTERFACES", "MAX_DATAPATHS"])
+def test_what_a_sender_tells_of_takes_no_room_of_others(monkeypatch, what):
+    monkeypatch.setattr(f"flowagent.ingest.sflow_counters.{what}", 10)
     decoder = Decoder()
+    told = (interface(1), datapath(1, 2, 3, 4, 5, 6))
+    reported(decoder, *told)
     for n in range(30):
-        found = reported(decoder, interface(n))
-    assert len(found["interface_up"]) == 10
-    assert found["interface_evictions"] == {("udp",): 20}
+        found = reported(decoder, *told, agent=f"10.0.0.{n}", sender="192.0.2.66")
+    samples = found["interface_up" if what == "MAX_INTERFACES" else "datapath_flows"]
+    assert {name[0] for name in samples} == {AGENT, *(f"10.0.0.{n}" for n in range(21, 30))}
+    assert found["interface_evictions"] == {("udp",): 21}
+
+
+def test_an_interface_whose_state_is_not_known_is_neither_up_nor_down():
+    assert reported(Decoder(), interface(1, status=2**32 - 1))["interface_up"] == {}
+
+
+def test_datapaths_of_open_vswitch():
+    decoder = Decoder()
+    reported(decoder, datapath(10, 5, 2**32 - 1, 2**32 - 1, 3, 2**32 - 1), number=1)
+    found = reported(decoder, datapath(30, 6, 0, 2**32 - 1, 4, 2**32 - 1), number=2)
+    assert found["datapath_lookups"] == {(AGENT, "hit"): 20, (AGENT, "missed"): 1}
+    assert (found["datapath_flows"], found["datapath_lost_packets"]) == ({(AGENT,): 4}, {(AGENT,): 0})
+    assert (found["datapath_masks"], found["datapath_mask_lookups"]) == ({}, {})
 
 
 def test_dropped_samples_are_counted_by_exporter():
@@ -93,3 +127,12 @@ def test_invented_agents_take_the_room_of_their_sender_only(monkeypatch):
     named = {decoder.exporters.series(f"10.0.0.{n}") for n in range(100)}
     assert named == {"other", *(f"10.0.0.{n}" for n in range(5))}
     assert decoder.exporters.series("10.1.0.1") == "10.1.0.1"
+
+
+def test_dropped_samples_of_agents_beyond_the_bound_are_counted_together(monkeypatch):
+    monkeypatch.setattr("flowagent.ingest.sflow_counters.MAX_SOURCES", 3)
+    decoder = Decoder()
+    for n in range(5):
+        for drops in (1, 2 + n):
+            decoder.feed(Datagrams.of([datagram(flow(header(), drops=drops), agent=f"10.0.0.{n}")]))
+    assert metrics(decoder)["sampler_drops"] == {("10.0.0.0",): 1, ("10.0.0.1",): 2, ("10.0.0.2",): 3, ("other",): 9}
