@@ -113,7 +113,8 @@ def _times(entries: Batch, known: Array, seen: Seen) -> tuple[dict[str, Array], 
     stop = np.full(len(entries), seen.now_ns, np.int64)
     if "stop_ns" in entries:
         stop = np.where(entries.is_known("stop_ns"), entries["stop_ns"], stop)
-    columns = {"start_ns": start, "end_ns": stop}
+    # A clock that was set back tells of beginnings that are still to come.
+    columns = {"start_ns": np.minimum(start, stop), "end_ns": stop}
     there = entries.is_known("start_ns")
     return columns, {} if bool(there.all()) else dict.fromkeys(columns, there)
 

@@ -9,7 +9,7 @@ A *session* is a domain seen from one port, with its own sequence numbers (RFC
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from flowagent.ingest.stats import PROTOCOL_OF_VERSION, SFLOW5, Stats
 from flowagent.ingest.templates import Template
 
 MAX_DOMAIN_SESSIONS = 64
-MAX_SERIES = 1000
+MAX_SERIES, MAX_SENDER_SERIES = 1000, 250
 MAX_DOMAINS = 16384
 MAX_DOMAIN_TEMPLATES = 4096
 MAX_BYTES = 64 << 20
@@ -30,6 +30,10 @@ MAX_EXPORTER_BYTES = 16 << 20
 _DOMAIN_BYTES, _SESSION_BYTES, _TEMPLATE_BYTES, _RATE_BYTES = 1000, 2500, 700, 250
 TEMPLATE_LIFETIME_NS = 7 * 86400 * 10**9
 """A template neither sent again nor used for this long is forgotten (Open vSwitch sends them every 600 s)."""
+
+
+SenderKey = tuple[int, int, int, int]
+"""Address (two words), protocol version, connection."""
 
 
 class DomainKey(NamedTuple):
@@ -45,8 +49,8 @@ class DomainKey(NamedTuple):
     connection: int = 0
 
     @property
-    def sender(self) -> tuple[int, int, int, int]:
-        """Whose domain it is."""
+    def sender(self) -> SenderKey:
+        """Whose domain it is, unless it was told of by another."""
         return self.high, self.low, self.version, self.connection
 
 
@@ -61,9 +65,10 @@ class Known:
 
 @dataclass(slots=True, eq=False)
 class Domain:
-    """One observation domain of one exporter."""
+    """One observation domain of one exporter; its memory is charged to `sender`, who told of it first."""
 
     key: DomainKey
+    sender: SenderKey
     templates: dict[int, Known] = field(default_factory=dict)
     sessions: dict[int, Session] = field(default_factory=dict)
     rates: dict[Scope, float] = field(default_factory=dict)
@@ -120,16 +125,17 @@ class Exporters:
         self._stats = stats
         self._overrides = overrides or Overrides({})
         self._domains: OrderedDict[DomainKey, Domain] = OrderedDict()
-        self._senders: dict[tuple[int, int, int, int], _Sender] = {}
+        self._senders: dict[SenderKey, _Sender] = {}
         self._size = 0
         self.changed = 0
         """Grows when something worth saving changed."""
         self._lost_by_gone: dict[str, int] = {}
-        self._named: dict[str, None] = {}
+        self._names: set[str] = set()
+        self._names_of: Counter[SenderKey] = Counter()
 
-    def session(self, key: DomainKey, port: int, now_ns: int) -> Session:
-        """The session, made at its first datagram."""
-        domain = self._domain(key)
+    def session(self, key: DomainKey, port: int, now_ns: int, sender: SenderKey | None = None) -> Session:
+        """The session, made at its first datagram; `sender` where that is another address than the exporter's."""
+        domain = self._domain(key, sender)
         domain.last_ns = now_ns
         session = domain.sessions.get(port)
         if session is not None and len(domain.sessions) > 1:
@@ -143,24 +149,30 @@ class Exporters:
                 self._forget_session(domain, next(iter(domain.sessions)))
         return session
 
-    def _domain(self, key: DomainKey) -> Domain:
+    def _domain(self, key: DomainKey, sender: SenderKey | None = None) -> Domain:
         domain = self._domains.get(key)
         if domain is None:
-            domain = self._domains[key] = Domain(key)
-            self._senders.setdefault(key.sender, _Sender()).domains[key] = None
+            domain = self._domains[key] = Domain(key, sender or key.sender)
+            self._senders.setdefault(domain.sender, _Sender()).domains[key] = None
+            self._name(domain)
             self._charge(domain, _DOMAIN_BYTES)
             if len(self._domains) > MAX_DOMAINS:
                 self._forget_domain(next(iter(self._domains)))
         else:
             self._domains.move_to_end(key)
-            self._senders[key.sender].domains.move_to_end(key)
+            self._senders[domain.sender].domains.move_to_end(key)
         return domain
+
+    def _name(self, domain: Domain) -> None:
+        if len(self._names) < MAX_SERIES and self._names_of[domain.sender] < MAX_SENDER_SERIES:
+            self._names_of[domain.sender] += domain.address not in self._names
+            self._names.add(domain.address)
 
     def _charge(self, domain: Domain, size: int) -> None:
         """Account for memory; where it gets too much, what was silent longest goes: the exporter's own, or of all."""
         if domain.is_forgotten:
             return
-        sender = self._senders[domain.key.sender]
+        sender = self._senders[domain.sender]
         domain.size += size
         sender.size += size
         self._size += size
@@ -183,7 +195,7 @@ class Exporters:
         if template.field_count == 0:
             self._withdraw(domain, template.id)
             return False
-        sender = self._senders[domain.key.sender]
+        sender = self._senders[domain.sender]
         sender.is_ovs |= template.is_ovs
         sender.sources[template.id] = domain
         templates[template.id] = Known(template, session.port, now_ns)
@@ -206,7 +218,7 @@ class Exporters:
         known = domain.templates.pop(number, None)
         if known is not None:
             self._charge(domain, -_TEMPLATE_BYTES - len(known.template.body))
-            sources = self._senders[domain.key.sender].sources
+            sources = self._senders[domain.sender].sources
             if sources.get(number) is domain:
                 del sources[number]
 
@@ -220,7 +232,7 @@ class Exporters:
         if known is not None:
             known.used_ns = now_ns
             return Match(known.template, exact=known.port != session.port or known.template.is_ovs)
-        sender = self._senders.get(domain.key.sender)
+        sender = self._senders.get(domain.sender)
         source = sender.sources.get(template_id) if sender is not None else None
         if source is None:
             return None
@@ -241,7 +253,7 @@ class Exporters:
 
     def sequence(self, session: Session) -> Sequence:
         """Whose sequence numbers the session's datagrams carry."""
-        sender = self._senders.get(session.domain.key.sender)
+        sender = self._senders.get(session.domain.sender)
         if sender is None or not sender.is_ovs:
             return session.sequence
         sequence = sender.sequences.get(session.port)
@@ -300,10 +312,8 @@ class Exporters:
         return found
 
     def series(self, address: str) -> str:
-        """The address as a metric label: the first MAX_SERIES ones have a series of their own, for good."""
-        if address not in self._named and len(self._named) < MAX_SERIES:
-            self._named[address] = None
-        return address if address in self._named else "other"
+        """The address as a metric label: the first have a series of their own, for good; fewer of one sender."""
+        return address if address in self._names else "other"
 
     def __iter__(self) -> Iterator[Domain]:
         return iter(self._domains.values())
@@ -340,12 +350,12 @@ class Exporters:
         self._charge(domain, -domain.size)
         domain.rates.clear()
         domain.is_forgotten = True
-        sender = self._senders[key.sender]
+        sender = self._senders[domain.sender]
         del sender.domains[key]
         if not sender.domains:
             for sequence in sender.sequences.values():
                 self._keep_lost(domain.address, sequence, final=ended)
-            del self._senders[key.sender]
+            del self._senders[domain.sender]
 
     def _keep_lost(self, address: str, sequence: Sequence, *, final: bool = False) -> None:
         lost = sequence.lost_records(final=final)

@@ -18,7 +18,7 @@ import numpy as np
 from flowagent.batch import Array, Batch, constant
 from flowagent.clock import SECOND
 from flowagent.grouping import group_rows, key_arrays
-from flowagent.ingest.flowtable import FIRST, KEY, FlowTable, Rows
+from flowagent.ingest.flowtable import FIRST, FLAGS_KNOWN, KEY, FlowTable, Rows
 
 IDLE, ACTIVE, ENDED, FORCED, LACK = 1, 2, 3, 4, 5
 """Why a flow ended: the values of IPFIX flowEndReason (RFC 5102, section 5.11.3)."""
@@ -166,7 +166,7 @@ def _merged(packets: Batch, ns: Array) -> Rows:
         start, end = np.minimum.reduceat(sorted_ns, starts), np.maximum.reduceat(sorted_ns, starts)
     flags = np.zeros(len(packets), np.uint16)
     if "tcp_flags" in packets:
-        flags = np.where(packets.is_known("tcp_flags"), packets["tcp_flags"], 0)
+        flags = np.where(packets.is_known("tcp_flags"), packets["tcp_flags"] | FLAGS_KNOWN, 0)
     counts = {
         "start_ns": start,
         "end_ns": end,

@@ -25,6 +25,8 @@ FIRST = ("tos", "ttl", "ether_type", "src_mac", "dst_mac", "mpls_label")
 """Columns of which a record has the first packet's value."""
 COUNTS = ("start_ns", "end_ns", "bytes", "packets", "tcp_flags")
 """Columns that are merged, each by its own rule."""
+FLAGS_KNOWN = np.uint16(1 << 15)
+"""Stands among the flags of a flow, which are 12, if those of any packet were captured."""
 _STORED = (*KEY, *FIRST)
 _KNOWN = "known"
 """A column of bits: which of `_STORED` are known."""
@@ -153,8 +155,8 @@ class FlowTable:
                 columns[name] = self.columns[name].take(rows, axis=-1)
                 if not bool(mask.all()):
                     valid[name] = mask
-        if "proto" in columns:
-            valid["tcp_flags"] = columns["proto"] == 6
+        valid["tcp_flags"] = columns["tcp_flags"] & FLAGS_KNOWN != 0
+        columns["tcp_flags"] = columns["tcp_flags"] & ~FLAGS_KNOWN
         self.live, self._hashes = self.live[kept], self._hashes[kept]
         self._free = np.concatenate([self._free, rows])
         return Batch(columns, valid=valid)

@@ -63,7 +63,10 @@ class Sflow5:
         samples, broken = walk(data, at + 16, end[rows], count)
         if bool(broken.any()):
             self._state.stats.error(PROTOCOL, "bad_sample_length", int(broken.sum()))
-        senders = Senders(words, sub_agent, sequence, datagrams.received_ns[rows], rows, datagrams.offset[rows])
+        senders = Senders(
+            words, datagrams.exporter[:, rows], sub_agent, sequence, datagrams.received_ns[rows], rows,
+            datagrams.offset[rows],
+        )  # fmt: skip
         flows = self._flows(data, senders, samples)
         self._counters(data, senders, samples)
         known = (samples.kind >= min(FORMATS)) & (samples.kind <= max(_COUNTERS))
@@ -113,7 +116,8 @@ class Sflow5:
             if bool(broken.any()):
                 self._state.stats.error(PROTOCOL, "bad_sample", int(broken.sum()))
                 records = records.take(~broken[records.owner])
-            self.interfaces.counters(data, senders, records._replace(owner=items.owner[records.owner]))
+            number = numbers(gather(data, items.at, 4), 0, 4)[records.owner]
+            self.interfaces.counters(data, senders, records._replace(owner=items.owner[records.owner]), number)
 
     def _follow(self, senders: Senders, ports: Array, flows: Array) -> None:
         """Account for the datagrams, and those that are missing, of each sub-agent and port."""
@@ -123,7 +127,9 @@ class Sflow5:
             part.sort()
             i = part[0]
             key = DomainKey(int(high[i]), int(low[i]), SFLOW5, int(senders.sub_agent[i]))
-            session: Session = self._state.exporters.session(key, int(ports[i]), int(senders.received_ns[i]))
+            # Agents are what a sender says: they take room that is its own.
+            sender = (*senders.sender[:, i].tolist(), SFLOW5, 0)
+            session: Session = self._state.exporters.session(key, int(ports[i]), int(senders.received_ns[i]), sender)
             session.datagrams += len(part)
             session.records += int(flows[part].sum())
             session.sequence.follow(senders.sequence[part], flows[part], np.ones(len(part), np.bool_))

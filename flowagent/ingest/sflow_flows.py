@@ -36,6 +36,7 @@ class Senders(NamedTuple):
     """What the headers of k datagrams say.
 
     exporter     (2, k) uint64: the agent's address
+    sender       (2, k) uint64: the address that they came from
     sub_agent    (k,) int64
     sequence     (k,) int64
     received_ns  (k,) int64
@@ -44,15 +45,12 @@ class Senders(NamedTuple):
     """
 
     exporter: Array
+    sender: Array
     sub_agent: Array
     sequence: Array
     received_ns: Array
     order: Array
     begin: Array
-
-    def take(self, rows: Array) -> Senders:
-        """Some of them."""
-        return Senders(self.exporter[:, rows], *(values[rows] for values in self[1:]))
 
 
 class Samples(NamedTuple):

@@ -61,9 +61,14 @@ def interface(if_index, **values):
     return item(1, struct.pack("!IIQIIQIIIIIIQIIIIII", *(values.get(name, 0) for name in NAMES)))
 
 
-def counters(*records, source=3):
-    return item(2, struct.pack("!III", 1, source, len(records)) + b"".join(records))
+def datapath(*values):
+    """Hit, missed, lost, masks tried; flows, masks."""
+    return item(2207, struct.pack("!6I", *values))
 
 
-def expanded_counters(*records, source=(0, 3)):
-    return item(4, struct.pack("!IIII", 1, *source, len(records)) + b"".join(records))
+def counters(*records, source=3, number=1):
+    return item(2, struct.pack("!III", number, source, len(records)) + b"".join(records))
+
+
+def expanded_counters(*records, source=(0, 3), number=1):
+    return item(4, struct.pack("!IIII", number, *source, len(records)) + b"".join(records))

@@ -96,6 +96,14 @@ def test_what_was_told_of_before_begins_where_that_ended():
     assert one(rows(entries=old), dst_port=8080)["start_ns"] == 5
 
 
+def test_nothing_ends_before_it_began_when_the_clock_is_set_back():
+    _, entries, _ = read(DUMP.read_bytes())
+    late = entries.with_columns({"start_ns": np.full(len(entries), NOW + 5, np.int64)})
+    for known in (False, True):
+        row = one(rows(entries=late, known=known), dst_port=8080)
+        assert (row["start_ns"], row["end_ns"]) == (NOW, NOW)
+
+
 def test_without_timestamps_times_are_unknown():
     assert not any("start_ns" in row or "end_ns" in row for row in rows(without=("start_ns",)))
 

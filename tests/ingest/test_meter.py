@@ -81,6 +81,14 @@ def test_later_fragments_are_a_flow_without_ports():
     assert batch.total("bytes") == 4008 + 3 * 20
 
 
+def test_flags_that_were_not_captured_are_not_known():
+    whole = IP(src="10.0.0.1", dst="10.0.0.2", id=7) / TCP(sport=5, dport=80, flags=0) / Raw(bytes(4000))
+    batch, _ = metered(frames_of(*(ether(IP(bytes(piece))) for piece in fragment(whole, fragsize=1480))))
+    first = batch.is_known("src_port")
+    assert batch.is_known("tcp_flags").tolist() == first.tolist()
+    assert batch["tcp_flags"][first].tolist() == [0]
+
+
 def test_types_of_icmp_are_flows_of_their_own():
     batch, _ = metered(frames_of(*(ether(V4 / ICMP(type=t)) for t in (8, 8, 0))))
     assert dict(zip(batch["icmp_type"].tolist(), batch["packets"].tolist(), strict=True)) == {8: 2, 0: 1}
