@@ -115,7 +115,8 @@ def test_of_an_outage_that_is_too_long_the_oldest_rows_go_and_are_counted(make_a
     dropped = away.total("flowagent_records_total", outcome="dropped", reason="spool_full")
     assert away.total("flowagent_records_total") == dropped > 0
     assert sum(frame.records for frame in left) == sent.records - dropped
-    assert 100_000 < away.total("flowagent_spool_bytes") <= 200_000
+    # Frames go whole, and one of 4,096 rows has some 110 kB: so much room there may be, however windows were cut.
+    assert 200_000 - 130_000 < away.total("flowagent_spool_bytes") <= 200_000
     # The newest are there, without a gap.
     assert [frame.id for frame in left] == list(range(left[-1].id - len(left) + 1, left[-1].id + 1))
 
